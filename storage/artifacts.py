@@ -1,0 +1,24 @@
+"""Where checkpoints and artifacts lie: one folder a study, one a trial."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The artifact folders below `root`; all hosts of a study may share it."""
+
+    root: Path
+
+    def study_folder(self, study: str) -> Path:
+        """Return the folder of a study's logs and trials."""
+        return self.root / study
+
+    def trial_folder(self, study: str, number: int) -> Path:
+        """Return the folder of one trial's checkpoints and artifacts."""
+        return self.study_folder(study) / f"trial-{number:05d}"
+
+    def remove_trial(self, study: str, number: int) -> None:
+        """Delete what a trial left, if it left anything."""
+        shutil.rmtree(self.trial_folder(study, number), ignore_errors=True)

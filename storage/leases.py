@@ -1,0 +1,144 @@
+"""Who holds what, until when: leases with fencing tokens, by the database's clock alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from storage.database import Database, database_errors
+from storage.errors import LeaseLostError
+
+_CREATE = """
+create table if not exists melsearch_lease (
+    resource text primary key,
+    holder text,
+    token bigint not null,
+    attempts int not null,
+    expires_at timestamptz not null
+)"""
+
+# A released lease has no holder. After a restart of the server nobody is taken over before every
+# holder had one ttl to renew. clock_timestamp(), as now() stands still within a transaction.
+_FREE = """(held.holder is null or clock_timestamp() >=
+    greatest(held.expires_at, pg_postmaster_start_time() + make_interval(secs => :ttl)))"""
+
+_TAKE = f"""
+insert into melsearch_lease as held (resource, holder, token, attempts, expires_at)
+values (:resource, :holder, 1, 0, clock_timestamp() + make_interval(secs => :ttl))
+on conflict (resource) do update set
+    holder = excluded.holder,
+    token = held.token + 1,
+    attempts = held.attempts + case when held.holder is null then 0 else 1 end,
+    expires_at = excluded.expires_at
+where {_FREE}
+returning token, attempts"""  # noqa: S608  (a constant of ours; values are bound)
+
+_MINE = "resource = :resource and holder = :holder and token = :token"
+_RENEW = f"""
+update melsearch_lease set expires_at = clock_timestamp() + make_interval(secs => :ttl)
+where {_MINE}"""  # noqa: S608
+_RELEASE = f"""
+update melsearch_lease set holder = null, expires_at = clock_timestamp() where {_MINE}"""  # noqa: S608
+_RELEASE_ALL = """
+update melsearch_lease set holder = null, expires_at = clock_timestamp() where holder = :holder"""
+_END = f"delete from melsearch_lease where {_MINE}"  # noqa: S608
+_LOCK = f"select 1 from melsearch_lease where {_MINE} for update"  # noqa: S608
+_HELD = f"""
+select resource, holder, extract(epoch from expires_at - clock_timestamp())::float as seconds_left
+from melsearch_lease as held
+where starts_with(resource, :prefix) and not {_FREE}
+order by resource"""  # noqa: S608
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on `resource`, as long as nobody has a higher token."""
+
+    resource: str
+    holder: str
+    token: int
+    attempts: int
+    """How often the resource was taken over from a holder that died."""
+
+
+@dataclass(frozen=True)
+class HeldLease:
+    """What the table says of a lease that is held now."""
+
+    resource: str
+    holder: str
+    seconds_left: float
+
+
+class Leases:
+    """The lease table. Every method is one short transaction, safe to call from any thread.
+
+    All of them raise DatabaseUnavailableError while the database can't be reached.
+    """
+
+    def __init__(self, database: Database, ttl_seconds: float) -> None:
+        self._database = database
+        self.ttl_seconds = ttl_seconds
+
+    def create_table(self) -> None:
+        """Make the table unless it is there."""
+        lock = self._database.advisory_lock("melsearch:tables")
+        with database_errors(), lock, self._database.engine.begin() as connection:
+            connection.execute(sa.text(_CREATE))
+
+    def take(self, resource: str, holder: str) -> Lease | None:
+        """Take a free or expired resource with a new token, or return None: somebody holds it."""
+        with database_errors(), self._database.engine.begin() as connection:
+            row = connection.execute(
+                sa.text(_TAKE), {"resource": resource, "holder": holder, "ttl": self.ttl_seconds}
+            ).first()
+        return Lease(resource, holder, row.token, row.attempts) if row else None
+
+    def renew(self, lease: Lease) -> bool:
+        """Hold on for another ttl, or return False: the lease is lost."""
+        return self._change(_RENEW, lease)
+
+    def release(self, lease: Lease) -> bool:
+        """Give the resource back for anybody to take at once; that counts as no attempt."""
+        return self._change(_RELEASE, lease)
+
+    def release_all(self, holder: str) -> None:
+        """Give back all that `holder` holds, as if it had released each of its leases."""
+        with database_errors(), self._database.engine.begin() as connection:
+            connection.execute(sa.text(_RELEASE_ALL), {"holder": holder})
+
+    def end(self, lease: Lease) -> bool:
+        """Forget a resource that nobody needs again."""
+        return self._change(_END, lease)
+
+    def held(self, prefix: str) -> list[HeldLease]:
+        """List the leases that are held now, of all resources whose name starts with `prefix`."""
+        with database_errors(), self._database.engine.begin() as connection:
+            rows = connection.execute(
+                sa.text(_HELD), {"prefix": prefix, "ttl": self.ttl_seconds}
+            ).all()
+        return [HeldLease(row.resource, row.holder, row.seconds_left) for row in rows]
+
+    @contextmanager
+    def fence(self, lease: Lease) -> Iterator[None]:
+        """Keep everybody from taking the lease over while the block writes.
+
+        Raises:
+            LeaseLostError: it was taken over before; the block does not run.
+        """
+        with database_errors(), self._database.engine.begin() as connection:
+            if connection.execute(sa.text(_LOCK), _values(lease)).first() is None:
+                raise LeaseLostError(f"{lease.resource} is no longer {lease.holder}'s")
+            yield
+
+    def _change(self, statement: str, lease: Lease) -> bool:
+        with database_errors(), self._database.engine.begin() as connection:
+            result = connection.execute(
+                sa.text(statement), _values(lease) | {"ttl": self.ttl_seconds}
+            )
+        return bool(result.rowcount)
+
+
+def _values(lease: Lease) -> dict[str, object]:
+    return {"resource": lease.resource, "holder": lease.holder, "token": lease.token}

@@ -1,0 +1,122 @@
+"""Leases on a real PostgreSQL."""
+
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from storage.database import Database
+from storage.errors import LeaseLostError
+from storage.leases import Lease, Leases
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def leases(database: Database) -> Leases:
+    """A lease table whose leases never expire within a test."""
+    leases = Leases(database, ttl_seconds=3600)
+    leases.create_table()
+    return leases
+
+
+def expire(database: Database, lease: Lease) -> None:
+    """Let a lease end as if its holder had been dead for a day, and the server up for longer."""
+    with database.engine.begin() as connection:
+        connection.execute(
+            sa.text("update melsearch_lease set expires_at = now() - interval '1 day'")
+        )
+
+
+def test_free_resource_is_taken_once(leases: Leases) -> None:
+    """A second worker gets nothing while the first holds the lease."""
+    lease = leases.take("trial:s:1", "a")
+    assert lease == Lease("trial:s:1", "a", token=1, attempts=0)
+    assert leases.take("trial:s:1", "b") is None
+
+
+def test_expired_lease_is_taken_over_with_a_higher_token(database: Database) -> None:
+    """A takeover from a dead holder raises the token and counts as an attempt."""
+    leases = Leases(database, ttl_seconds=0.05)
+    leases.create_table()
+    assert leases.take("trial:s:1", "a")
+    taken = wait_until(lambda: leases.take("trial:s:1", "b"))
+    assert (taken.token, taken.attempts) == (2, 1)
+
+
+def test_restart_of_the_server_gives_every_holder_a_ttl(leases: Leases, database: Database) -> None:
+    """A lease that ended before the server was up for one ttl is not taken over yet."""
+    lease = leases.take("trial:s:1", "a")
+    assert lease
+    expire(database, lease)
+    assert leases.take("trial:s:1", "b") is None, "this server is younger than the ttl"
+    assert Leases(database, ttl_seconds=0.001).take("trial:s:1", "b")
+
+
+def test_released_lease_is_taken_at_once_without_an_attempt(leases: Leases) -> None:
+    """Giving a trial back costs it nothing, and the next worker need not wait."""
+    lease = leases.take("trial:s:1", "a")
+    assert lease
+    assert leases.release(lease)
+    assert leases.take("trial:s:1", "b") == Lease("trial:s:1", "b", token=2, attempts=0)
+
+
+def test_lost_lease_neither_renews_nor_fences(leases: Leases) -> None:
+    """Whoever was taken over can do nothing more with the lease."""
+    old = leases.take("trial:s:1", "a")
+    assert old
+    leases.release(old)
+    assert leases.take("trial:s:1", "b")
+    assert not leases.renew(old)
+    assert not leases.release(old)
+    assert not leases.end(old)
+    with pytest.raises(LeaseLostError), leases.fence(old):
+        pytest.fail("the fence let a zombie in")
+
+
+def test_fence_holds_a_takeover_back(leases: Leases, database: Database) -> None:
+    """A takeover waits until the fenced writes are done."""
+    lease = leases.take("trial:s:1", "a")
+    assert lease
+    taker = Leases(database, ttl_seconds=0.001)
+    taken: list[Lease | None] = []
+    thread = threading.Thread(target=lambda: taken.append(taker.take("trial:s:1", "b")))
+    waiting = sa.text("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
+    with leases.fence(lease):
+        thread.start()
+        with database.engine.connect() as connection:
+            wait_until(lambda: connection.execute(waiting).scalar())
+        assert not taken
+    thread.join()
+    assert len(taken) == 1
+
+
+def test_ended_lease_is_forgotten(leases: Leases) -> None:
+    """An ended lease leaves no row behind."""
+    lease = leases.take("worker:s:a", "a")
+    assert lease
+    assert [held.holder for held in leases.held("worker:s:")] == ["a"]
+    assert leases.end(lease)
+    assert leases.held("worker:s:") == []
+
+
+def test_held_lists_one_prefix_literally(leases: Leases) -> None:
+    """A study's name that looks like a pattern lists its own leases only."""
+    assert leases.take("trial:a_b:1", "x")
+    assert leases.take("trial:aXb:1", "y")
+    assert [held.holder for held in leases.held("trial:a_b:")] == ["x"]
+
+
+def test_many_threads_never_hold_one_resource_together(leases: Leases) -> None:
+    """Of many takers at the same moment exactly one wins."""
+    won: list[Lease] = []
+
+    def take(holder: str) -> None:
+        if lease := leases.take("gpu:0:0", holder):
+            won.append(lease)
+
+    threads = [threading.Thread(target=take, args=(str(number),)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1

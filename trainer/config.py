@@ -1,0 +1,108 @@
+"""TrainConfig: every hyperparameter of one training, and its rules."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Frontend = Literal["logmel", "notebook"]
+Augmentation = Literal["none", "notebook", "spec", "strong"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["cosine", "step", "constant"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class TrainConfig(BaseModel, frozen=True, extra="forbid"):
+    """Every hyperparameter of one training; equal values mean the same training."""
+
+    backbone: str = "resnet18"
+    """Any timm model name."""
+    weights: str = "none"
+    """`none` (random), `imagenet` (timm's download) or the path of a local weights file."""
+    dropout: Fraction = 0.0
+    """Before the linear head."""
+    drop_path: Fraction = 0.0
+    """Stochastic depth; 0 for the backbones that have none."""
+
+    frontend: Frontend = "logmel"
+    """`logmel` reads windows of the waveform; `notebook` is the notebook's image of a clip."""
+    sample_rate: Annotated[int, Field(ge=4000, le=192_000)] = 16_000
+    """Hz; must be the waveform cache's."""
+    window_seconds: Annotated[float, Field(gt=0, le=60)] = 4.0
+    """What the model hears at once. Training crops at random, evaluation spreads evenly."""
+    eval_windows: Annotated[int, Field(ge=1, le=64)] = 3
+    """At most so many windows of a clip in evaluation; their logits are averaged."""
+    n_fft: Annotated[int, Field(ge=64, le=8192)] = 1024
+    """Samples in one Fourier transform."""
+    hop_length: Annotated[int, Field(ge=16, le=8192)] = 256
+    """Samples between two frames."""
+    n_mels: Annotated[int, Field(ge=8, le=512)] = 128
+    f_min: Annotated[float, Field(ge=0)] = 0.0
+    """Hz."""
+    f_max: Annotated[float, Field(gt=0)] | None = None
+    """Hz; by default half the sample rate."""
+
+    augmentation: Augmentation = "none"
+    strength: Fraction = 0.5
+    """How strong the augmentation is: 0 the mildest form of the policy, 1 the strongest."""
+
+    optimizer: Optimizer = "adamw"
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of sgd; the others ignore it."""
+    schedule: Schedule = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    """Linear warm-up at the start of the cosine schedule."""
+    step_epochs: Annotated[int, Field(ge=1)] = 4
+    """The step schedule multiplies lr by step_gamma each time so many epochs have begun."""
+    step_gamma: Annotated[float, Field(gt=0, le=1)] = 0.85
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    grad_clip: Annotated[float, Field(ge=0)] = 0.0
+    """Largest norm of the gradient; 0 clips nothing."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Evaluate and keep an exponential moving average of the weights; 0 keeps the weights."""
+    precision: Precision = "auto"
+    """`auto` is bf16 on GPUs that have it, else fp32."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        nyquist = self.sample_rate / 2
+        f_max = nyquist if self.f_max is None else self.f_max
+        faults = []
+        if f_max > nyquist:
+            faults.append(f"f_max must be at most half the sample rate, {nyquist:g}, got {f_max:g}")
+        if self.f_min >= f_max:
+            faults.append(f"f_min must be below f_max, got {self.f_min:g} and {f_max:g}")
+        if self.hop_length > self.n_fft:
+            faults.append(
+                f"hop_length must be at most n_fft, got {self.hop_length} and {self.n_fft}"
+            )
+        if self.window_seconds * self.sample_rate < self.n_fft:
+            faults.append(f"a window must hold n_fft samples, got {self.window_seconds} s")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def notebook_recipe(seed: int = 0) -> TrainConfig:
+    """Return the Kaggle notebook's own recipe, the baseline of every search."""
+    return TrainConfig(
+        backbone="resnet18",
+        weights="imagenet",
+        frontend="notebook",
+        augmentation="notebook",
+        strength=0.0,
+        optimizer="adam",
+        lr=0.003,
+        schedule="step",
+        step_epochs=4,
+        step_gamma=0.85,
+        batch_size=40,
+        epochs=10,
+        precision="fp32",
+        seed=seed,
+    )

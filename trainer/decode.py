@@ -1,0 +1,159 @@
+"""Decode many clips on all cores, and outlive the file that kills its decoder."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from threading import Thread
+from typing import ParamSpec, TypeVar
+
+from trainer.errors import DataError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CRASHED = "crashed the decoder"
+CLIPS_AHEAD = 4
+"""Clips handed to each process beforehand; bounds the memory of those that wait their turn."""
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """What is kept of a clip."""
+
+    sample_rate: int
+    """Hz."""
+    notebook_images: bool
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """One clip as it goes into the cache."""
+
+    samples: bytes
+    """int16, little endian, mono."""
+    image: bytes
+    """(256, 256) uint8, or nothing."""
+    source_digest: str
+    """SHA-256 of the file."""
+    sound_digest: str
+    """SHA-256 of the samples."""
+
+
+Outcome = DecodedClip | str
+"""The clip, or the reason why there is none."""
+Decode = Callable[[Path, DecodeSettings], Outcome]
+
+
+def decode_clip(path: Path, settings: DecodeSettings) -> Outcome:
+    """Return a file's sound in 16 bits, and its image if wanted, or why that can't be."""
+    from trainer.audio import UndecodableError, decode_mono
+    from trainer.notebook_image import SAMPLE_RATE, notebook_image
+
+    rates = [settings.sample_rate] + [SAMPLE_RATE] * settings.notebook_images
+    try:
+        with path.open("rb") as file:
+            source_digest = hashlib.file_digest(file, "sha256").hexdigest()
+        samples_T, *others = decode_mono(path, rates)
+    except UndecodableError as error:
+        return str(error)
+    except OSError:
+        return "unreadable"
+    samples = (samples_T * 32768).round().clip(-32768, 32767).astype("<i2").tobytes()
+    image = notebook_image(others[0]).tobytes() if others else b""
+    return DecodedClip(samples, image, source_digest, hashlib.sha256(samples).hexdigest())
+
+
+def decode_all(
+    paths: Sequence[Path],
+    settings: DecodeSettings,
+    num_processes: int,
+    decode: Decode = decode_clip,
+) -> Generator[Outcome]:
+    """Yield the outcome of every path, in their order; close the iterator to stop the processes.
+
+    When a process dies, the clips it may have died of are decoded once more, each in a process of
+    its own, so that only the culprit is lost.
+
+    Raises:
+        DataError: decoder processes can't be started at all.
+    """
+    todo = deque(paths)
+    while todo:
+        pending: deque[tuple[Path, Future[Outcome]]] = deque()
+        pool = _open_pool(num_processes)
+        try:
+            while todo or pending:
+                while todo and len(pending) < CLIPS_AHEAD * num_processes:
+                    pending.append((todo[0], _submit(pool, decode, todo[0], settings)))
+                    todo.popleft()
+                outcome = pending[0][1].result()
+                pending.popleft()
+                yield outcome
+        except BrokenProcessPool:
+            pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+        for path, future in pending:
+            yield _salvage(path, future, settings, decode)
+
+
+def _salvage(
+    path: Path, future: Future[Outcome], settings: DecodeSettings, decode: Decode
+) -> Outcome:
+    """Return the outcome of a clip that was under way when a process died."""
+    if future.done() and not future.cancelled() and future.exception() is None:
+        return future.result()
+    pool = _open_pool(1)
+    try:
+        _submit(pool, os.getpid).result()
+    except BrokenProcessPool as error:
+        pool.shutdown()
+        raise DataError(
+            "decoder processes end at their start; is there memory left? "
+            "What is decoded is kept: make room and run melsearch prepare again"
+        ) from error
+    try:
+        return _submit(pool, decode, path, settings).result()
+    except BrokenProcessPool:
+        return CRASHED
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _open_pool(num_processes: int) -> ProcessPoolExecutor:
+    # Spawned, as a fork would copy the locks of torch's and FFmpeg's threads in whatever state.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start_process)
+
+
+def _submit(
+    pool: ProcessPoolExecutor, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+) -> Future[R]:
+    """Submit a call; the processes it starts never see Ctrl-C, their parent does."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(call, *args, **kwargs)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_process() -> None:
+    """Make a decoder process end with its parent and use one core."""
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # Left alone by a killed parent they would wait for ever: they hold both ends of the pipe.
+    if parent := multiprocessing.parent_process():
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,164 @@
+"""A waveform cache under construction: what was written stays written, whatever happens next."""
+
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from trainer.decode import Outcome
+from trainer.index import IMAGE_BYTES, IMAGE_FILE, INDEX_FILE, SAMPLE_BYTES, WAVEFORM_FILE, Index
+
+JOURNAL_FILE = "journal.jsonl"
+CLIPS_PER_COMMIT = 64
+"""A killed `prepare` loses the work on at most so many clips."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one clip."""
+
+    num_samples: int = 0
+    source_digest: str = ""
+    sound_digest: str = ""
+    reason: str = ""
+    """Why the clip was rejected, if it was."""
+
+
+class PartialCache:
+    """Appends clips to the data files, and to a journal only once their data is on the disk.
+
+    Opened again after a crash it goes on behind the journal's last whole line.
+    Only one process may have it open.
+    """
+
+    def __init__(self, folder: Path, *, with_images: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._image_bytes = IMAGE_BYTES if with_images else 0
+        self._waveforms, self._images, self._journal = (
+            _open_file(folder / name) for name in (WAVEFORM_FILE, IMAGE_FILE, JOURNAL_FILE)
+        )
+        self.entries: list[Entry] = []
+        """The fate of each clip so far, in order."""
+        self._num_committed = 0
+        self._journal_bytes = 0
+        self._recover()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Keep what is whole, drop what isn't."""
+        if exc_type is not None:
+            with suppress(OSError):
+                self._roll_back(len(self.entries))  # makes room for the journal on a full disk
+                self._commit()
+            with suppress(OSError):
+                self._roll_back(self._num_committed)
+        for file in (self._waveforms, self._images, self._journal):
+            file.close()
+
+    def add(self, outcome: Outcome) -> None:
+        """Append the next clip, or the reason why there is none."""
+        if isinstance(outcome, str):
+            self.entries.append(Entry(reason=outcome))
+        else:
+            _write(self._waveforms, outcome.samples)
+            _write(self._images, outcome.image)
+            num_samples = len(outcome.samples) // SAMPLE_BYTES
+            entry = Entry(num_samples, outcome.source_digest, outcome.sound_digest)
+            self.entries.append(entry)
+        if len(self.entries) - self._num_committed >= CLIPS_PER_COMMIT:
+            self._commit()
+
+    def finish(self, index: Index, cache: Path) -> None:
+        """Make it the finished cache, in one step, in the place of a damaged one if need be."""
+        self._commit()
+        if not self._image_bytes:
+            (self._folder / IMAGE_FILE).unlink(missing_ok=True)
+        with FileIO(self._folder / INDEX_FILE, "w") as file:
+            _write(file, index.to_json().encode())
+            os.fsync(file.fileno())
+        _sync_folder(self._folder)
+        if cache.exists():
+            shutil.rmtree(cache)
+        self._folder.rename(cache)
+        _sync_folder(cache.parent)
+        (cache / JOURNAL_FILE).unlink()
+
+    def _commit(self) -> None:
+        os.fsync(self._waveforms.fileno())
+        os.fsync(self._images.fileno())
+        fresh = self.entries[self._num_committed :]
+        lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in fresh).encode()
+        _write(self._journal, lines)
+        os.fsync(self._journal.fileno())
+        self._num_committed = len(self.entries)
+        self._journal_bytes += len(lines)
+
+    def _recover(self) -> None:
+        """Take up the journal's whole lines whose data is there; cut off the rest."""
+        waveform_bytes = self._waveforms.seek(0, os.SEEK_END)
+        image_bytes = self._images.seek(0, os.SEEK_END)
+        self._journal.seek(0)
+        for line in self._journal.readall().splitlines(keepends=True):
+            entry = _parse_entry(line)
+            if entry is None:
+                break
+            waveform_bytes -= entry.num_samples * SAMPLE_BYTES
+            image_bytes -= 0 if entry.reason else self._image_bytes
+            if waveform_bytes < 0 or image_bytes < 0:
+                break
+            self.entries.append(entry)
+            self._journal_bytes += len(line)
+        self._num_committed = len(self.entries)
+        self._roll_back(self._num_committed)
+
+    def _roll_back(self, num_entries: int) -> None:
+        """Cut the data files to so many entries, and the journal to what is committed."""
+        del self.entries[num_entries:]
+        _cut(self._waveforms, sum(entry.num_samples for entry in self.entries) * SAMPLE_BYTES)
+        _cut(self._images, sum(not entry.reason for entry in self.entries) * self._image_bytes)
+        _cut(self._journal, self._journal_bytes)
+
+
+def _parse_entry(line: bytes) -> Entry | None:
+    try:
+        return Entry(**json.loads(line)) if line.endswith(b"\n") else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _open_file(path: Path) -> FileIO:
+    return FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+
+
+def _write(file: FileIO, data: bytes) -> None:
+    """Write all of the data, unbuffered, so that a full disk shows at once."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _cut(file: FileIO, size_bytes: int) -> None:
+    file.truncate(size_bytes)
+    file.seek(size_bytes)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the folder's entries outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,105 @@
+"""Frontends: shapes, the fixed range, and that nothing but the input decides an image."""
+
+import logging
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainer.config import TrainConfig
+from trainer.frontend import IMAGENET_MEAN, IMAGENET_STD, RANGE_DB, build_frontend
+
+
+def sine(hertz: float, sample_rate: int = 16_000, seconds: float = 1.0) -> Tensor:
+    time = torch.arange(int(sample_rate * seconds)) / sample_rate
+    return torch.sin(2 * math.pi * hertz * time)
+
+
+def test_logmel_image_has_one_channel_of_mel_bands_and_centred_frames() -> None:
+    """A batch of waveforms becomes (B, 1, M, 1 + T // hop_length)."""
+    frontend = build_frontend(TrainConfig(n_mels=80, hop_length=200))
+    image = frontend(torch.zeros(3, 16_000))
+    assert image.shape == (3, frontend.num_channels, 80, 81)
+    assert image.dtype == torch.float32
+
+
+def test_silence_is_black_and_full_scale_nearly_white() -> None:
+    """The range ends at a sine at full scale, which no sine exceeds."""
+    frontend = build_frontend(TrainConfig())
+    image = frontend(torch.stack([torch.zeros(16_000), sine(500)]))
+    assert image[0].max() == 0
+    assert 0.9 < image[1].max() <= 1
+
+
+@pytest.mark.parametrize("n_fft", [512, 1024, 2048])
+def test_full_scale_does_not_depend_on_the_transform(n_fft: int) -> None:
+    """The same sound has about the same brightness whatever n_fft a study tries."""
+    image = build_frontend(TrainConfig(n_fft=n_fft, n_mels=40))(sine(440)[None])
+    assert image.max() == pytest.approx(0.98, abs=0.03)
+
+
+def test_level_is_kept_on_a_scale_of_decibels() -> None:
+    """Ten dB less is a tenth of the range darker, because no image is rescaled by its own peak."""
+    frontend = build_frontend(TrainConfig())
+    loud, soft = frontend(torch.stack([sine(500), sine(500) / math.sqrt(10)])).amax(dim=(1, 2, 3))
+    assert (loud - soft).item() == pytest.approx(10 / RANGE_DB, abs=1e-4)
+
+
+def test_image_does_not_depend_on_its_neighbours_in_the_batch() -> None:
+    """A clip alone and in company gives the same image."""
+    frontend = build_frontend(TrainConfig())
+    waveform = torch.rand(4, 16_000, generator=torch.Generator().manual_seed(0)) - 0.5
+    torch.testing.assert_close(frontend(waveform)[2:3], frontend(waveform[2:3]))
+
+
+def test_autocast_does_not_blur_the_spectrogram() -> None:
+    """Mixed precision begins behind the frontend."""
+    frontend = build_frontend(TrainConfig())
+    waveform = torch.rand(2, 16_000, generator=torch.Generator().manual_seed(0)) - 0.5
+    expected = frontend(waveform)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(frontend(waveform), expected)
+
+
+def test_notebook_image_is_the_cached_grey_as_rgb() -> None:
+    """Each of the three channels is the uint8 image divided by 255."""
+    frontend = build_frontend(TrainConfig(frontend="notebook"))
+    cached = torch.arange(256, dtype=torch.uint8).repeat(2, 256, 1)
+    image = frontend(cached)
+    assert image.shape == (2, frontend.num_channels, 256, 256)
+    assert all(torch.equal(image[:, channel], cached / 255) for channel in range(3))
+
+
+def test_notebook_images_are_normalised_by_imagenet() -> None:
+    """Mean and deviation are those that ImageNet weights were trained with, channel by channel."""
+    frontend = build_frontend(TrainConfig(frontend="notebook"))
+    normalised = frontend.normalise(frontend(torch.full((1, 256, 256), 255, dtype=torch.uint8)))
+    expected = [(1 - mean) / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
+    torch.testing.assert_close(normalised[0, :, 7, 9], torch.tensor(expected))
+
+
+def test_logmel_normalisation_brings_mid_grey_near_zero() -> None:
+    """A typical brightness of speech lands within one deviation of zero, shape unchanged."""
+    frontend = build_frontend(TrainConfig())
+    normalised = frontend.normalise(torch.full((2, 1, 128, 63), 0.4))
+    assert normalised.shape == (2, 1, 128, 63)
+    assert normalised.abs().max() < 1
+
+
+@pytest.mark.parametrize("name", ["logmel", "notebook"])
+def test_frontend_adds_nothing_to_a_state_dict(name: str) -> None:
+    """A frontend follows from the configuration, so no checkpoint holds it."""
+    frontend = build_frontend(TrainConfig.model_validate({"frontend": name}))
+    assert not frontend.state_dict()
+    assert not list(frontend.parameters())
+
+
+def test_mel_bands_too_narrow_for_the_transform_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Bands that no frequency bin falls into are reported instead of staying black unnoticed."""
+    with caplog.at_level(logging.WARNING, logger="trainer.frontend"):
+        frontend = build_frontend(TrainConfig(n_fft=256, n_mels=128))
+    assert "empty_mel_bands" in caplog.messages
+    assert torch.isfinite(frontend(torch.zeros(1, 16_000))).all()

@@ -1,0 +1,215 @@
+"""The final training: a calibrated model folder, on one split or on both, and its faults."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.clips import SAMPLE_RATE, make_clips, tiny_config
+from trainer.cache import CachedClip, ClipSet, WaveformCache, join
+from trainer.calibration import apply_temperature
+from trainer.config import TrainConfig
+from trainer.errors import DataError, ModelError, TrainerError
+from trainer.final import TrainingStoppedError, train_final
+from trainer.folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, load_detector
+from trainer.inference import predict_logits
+from trainer.loop import EpochResult
+from trainer.metrics import log_loss
+from trainer.recipe import read_recipe
+
+CPU = torch.device("cpu")
+NUM_TRAIN = 13
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> WaveformCache:
+    """A cache of 13 training and 8 validation clips, without a file."""
+    clips = make_clips(21)
+    numbers = (clips.targets.tolist(), clips.offsets.tolist(), clips.num_samples.tolist())
+    rows = zip(clips.names, *numbers, strict=True)
+    return WaveformCache(
+        path=tmp_path,
+        root=tmp_path,
+        sample_rate=SAMPLE_RATE,
+        data_fingerprint="f",
+        clips=tuple(
+            CachedClip("train" if number < NUM_TRAIN else "val", *row)
+            for number, row in enumerate(rows)
+        ),
+        samples_S=clips.samples_S,
+        images=None,
+    )
+
+
+def train(cache: WaveformCache, out: Path, **options: Any) -> dict[str, Any]:
+    """Train a tiny detector to the end."""
+    config = options.pop("config", tiny_config(epochs=3, lr=0.003))
+    return train_final(config, cache, out, device=CPU, **options)
+
+
+def log_odds(out: Path, clips: ClipSet) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the model folder's calibrated log-odds of clips."""
+    detector = load_detector(out, CPU)
+    logits_NK = predict_logits(detector.model, detector.frontend, clips, detector.config, CPU)
+    assert logits_NK is not None
+    probs_NK = apply_temperature(logits_NK, detector.temperature)
+    return np.log(probs_NK[:, 1] / probs_NK[:, 0])
+
+
+def test_model_folder_holds_the_calibrated_detector(cache: WaveformCache, tmp_path: Path) -> None:
+    """Loaded again it has the very metrics that are written beside it."""
+    out = tmp_path / "models" / "first"
+    metrics = train(cache, out, origin={"study": "s", "trial": 7, "value": 0.9})
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        CONFIG_FILE,
+        METRICS_FILE,
+        MODEL_FILE,
+    ]
+    assert json.loads((out / METRICS_FILE).read_text()) == metrics
+    recipe = read_recipe(out / CONFIG_FILE)
+    assert recipe.config == tiny_config(epochs=3, lr=0.003)
+    assert recipe.origin == {"study": "s", "trial": 7, "value": 0.9}
+    val = cache.split("val")
+    after = metrics["calibration"]["after"]["nll"]
+    assert log_loss(log_odds(out, val), val.targets) == pytest.approx(after, rel=1e-5)
+    assert after <= metrics["calibration"]["before"]["nll"]
+    assert metrics["prior"] == 6 / 13
+    assert [path.name for path in out.parent.iterdir()] == ["first"]
+
+
+def test_model_card_says_what_it_is_and_how_good(cache: WaveformCache, tmp_path: Path) -> None:
+    """Backbone, origin, metrics and how to use it."""
+    train(cache, tmp_path / "model", origin={"study": "my-study"})
+    card = (tmp_path / "model" / "README.md").read_text()
+    for words in ("`test_resnet`", "13 clips", "my-study", "AUC", "Temperature", "predict"):
+        assert words in card
+
+
+def test_training_on_all_takes_epochs_and_temperature_from_the_first(
+    cache: WaveformCache, tmp_path: Path
+) -> None:
+    """Two stages; the second has as many epochs as were best, and no honest metrics of its own."""
+    heard: list[tuple[str, int]] = []
+
+    def on_epoch(stage: str, history: Sequence[EpochResult]) -> None:
+        heard.append((stage, history[-1].epoch))
+
+    alone = train(cache, tmp_path / "alone")
+    metrics = train(cache, tmp_path / "all", on="all", on_epoch=on_epoch)
+    best = metrics["best_epoch"]
+    assert heard == [("train", x) for x in (1, 2, 3)] + [("all", x + 1) for x in range(best)]
+    assert metrics["epochs"] == best
+    assert metrics["on"] == "all"
+    assert metrics["prior"] == pytest.approx(10 / 21)
+    for same in ("validation", "calibration"):
+        assert metrics[same] == alone[same]
+    card = (tmp_path / "all" / "README.md").read_text()
+    assert "have seen all clips" in card
+    both = join(cache.split("train"), cache.split("val"))
+    assert not np.array_equal(log_odds(tmp_path / "all", both), log_odds(tmp_path / "alone", both))
+
+
+@pytest.mark.parametrize("num_questions", [3, 12, 13, 16])
+def test_stopped_final_training_goes_on_where_it_was(
+    cache: WaveformCache, tmp_path: Path, num_questions: int
+) -> None:
+    """Stopped in either stage or between, the second call leaves what one call would have."""
+    train(cache, tmp_path / "whole", on="all")
+    asked = iter(range(1, 1000))
+    with pytest.raises(TrainingStoppedError, match="goes on from there"):
+        train(cache, tmp_path / "model", on="all", should_stop=lambda: next(asked) >= num_questions)
+    assert not (tmp_path / "model").exists()
+    train(cache, tmp_path / "model", on="all")
+    whole, again = (tmp_path / name / MODEL_FILE for name in ("whole", "model"))
+    assert whole.read_bytes() == again.read_bytes()
+
+
+def test_older_model_is_replaced(cache: WaveformCache, tmp_path: Path) -> None:
+    """The same folder again, with another config."""
+    train(cache, tmp_path / "model")
+    config = tiny_config(epochs=1, lr=0.001)
+    train(cache, tmp_path / "model", config=config)
+    assert load_detector(tmp_path / "model", CPU).config == config
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("names", [["notes.txt"], [MODEL_FILE, "notes.txt"], ["README.md"]])
+def test_folder_with_other_files_is_not_overwritten(
+    names: list[str], cache: WaveformCache, tmp_path: Path
+) -> None:
+    """It is refused before the training, and left as it is."""
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(ModelError, match="which would be lost"):
+        train(cache, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_file_in_the_place_of_the_folder_is_refused(cache: WaveformCache, tmp_path: Path) -> None:
+    """A model is a folder."""
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(ModelError, match="is a file"):
+        train(cache, tmp_path / "model")
+
+
+def test_cache_of_another_sample_rate_is_refused(cache: WaveformCache, tmp_path: Path) -> None:
+    """Everything would sound higher or lower."""
+    config = TrainConfig(backbone="test_resnet")
+    with pytest.raises(DataError, match="prepare the data at 16000 Hz"):
+        train(cache, tmp_path / "model", config=config)
+
+
+def test_full_disk_is_told_at_the_end_of_training(cache: WaveformCache, tmp_path: Path) -> None:
+    """Without best weights on the disk there is no model."""
+    (tmp_path / "work").write_text("a file where the folder should be")
+    with pytest.raises(TrainerError, match="no space left"):
+        train(cache, tmp_path / "model", work=tmp_path / "work")
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, CONFIG_FILE, METRICS_FILE])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "of another model"])
+def test_damaged_model_folder_is_named(
+    name: str, damage: str, cache: WaveformCache, tmp_path: Path
+) -> None:
+    """Each file, gone or cut short or from elsewhere."""
+    train(cache, tmp_path / "model")
+    path = tmp_path / "model" / name
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:20])
+    else:
+        others = {
+            MODEL_FILE: path.read_bytes()[::-1],
+            CONFIG_FILE: b'backbone = "test_convnext"\nnonsense = 1\n',
+            METRICS_FILE: b'{"calibration": {"temperature": -1}, "prior": 0.5}',
+        }
+        path.write_bytes(others[name])
+    with pytest.raises(ModelError, match=name):
+        load_detector(tmp_path / "model", CPU)
+
+
+def test_weights_of_another_backbone_are_told(cache: WaveformCache, tmp_path: Path) -> None:
+    """Whole files that don't belong together."""
+    train(cache, tmp_path / "model")
+    path = tmp_path / "model" / CONFIG_FILE
+    path.write_text(path.read_text().replace("test_resnet", "test_convnext"))
+    with pytest.raises(ModelError, match="the files are of two models"):
+        load_detector(tmp_path / "model", CPU)
+
+
+def test_undefined_metrics_are_null_in_json(cache: WaveformCache, tmp_path: Path) -> None:
+    """A validation split of one class has no AUC, and metrics.json stays valid JSON."""
+    clips = tuple(c._replace(target=1) if c.split == "val" else c for c in cache.clips)
+    one_class = WaveformCache(**{**vars(cache), "clips": clips})
+    metrics = train(one_class, tmp_path / "model", config=tiny_config(epochs=1))
+    assert math.isnan(metrics["validation"]["auc"])
+    stored = json.loads((tmp_path / "model" / METRICS_FILE).read_text(), parse_constant=pytest.fail)
+    assert stored["validation"]["auc"] is None
+    assert "undefined" in (tmp_path / "model" / "README.md").read_text()

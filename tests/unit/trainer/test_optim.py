@@ -1,0 +1,97 @@
+"""Learning rates by epoch and step, optimizers and their state, averaged weights."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from tests.clips import tiny_config
+from trainer.config import notebook_recipe
+from trainer.optim import (
+    WeightAverage,
+    build_optimizer,
+    learning_rate,
+    optimizer_tensors,
+    restore_optimizer,
+)
+
+
+def test_step_schedule_falls_when_the_notebooks_scheduler_does() -> None:
+    """torch's StepLR, stepped at the start of each epoch, is the reference."""
+    config = notebook_recipe()
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=config.lr)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=4, gamma=0.85)
+    for epoch in range(1, config.epochs + 1):
+        optimizer.step()
+        scheduler.step()
+        expected = optimizer.param_groups[0]["lr"]
+        assert learning_rate(config, epoch, 0, 10) == pytest.approx(expected, rel=1e-12)
+
+
+def test_cosine_warms_up_and_ends_near_zero() -> None:
+    """It rises linearly by steps to lr, then falls."""
+    config = tiny_config(lr=1.0, epochs=5, warmup_epochs=1.0)
+    rates = [learning_rate(config, 1 + step // 10, step % 10, 10) for step in range(50)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert rates[10] == 1.0
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+    assert 0 < rates[-1] < 0.01
+
+
+@pytest.mark.parametrize("warmup_epochs", [0.0, 1.0, 99.0])
+def test_any_warm_up_gives_rates_that_can_be_trained_with(warmup_epochs: float) -> None:
+    """None at all, or longer than the training."""
+    config = tiny_config(lr=1.0, epochs=2, warmup_epochs=warmup_epochs)
+    rates = [learning_rate(config, epoch, step, 1) for epoch in (1, 2) for step in (0,)]
+    assert all(0 < rate <= 1 for rate in rates)
+
+
+def test_constant_schedule_is_constant() -> None:
+    """Warm-up belongs to the cosine alone."""
+    assert learning_rate(tiny_config(schedule="constant", lr=0.5), 1, 0, 10) == 0.5
+
+
+def test_biases_and_norms_are_not_decayed() -> None:
+    """Only matrices and kernels are."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    optimizer = build_optimizer(model, tiny_config(weight_decay=0.1))
+    shapes = {
+        group["weight_decay"]: [tuple(x.shape) for x in group["params"]]
+        for group in optimizer.param_groups
+    }
+    assert shapes == {0.1: [(3, 3)], 0.0: [(3,), (3,), (3,)]}
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_optimizer_state_goes_into_tensors_and_back(optimizer: str) -> None:
+    """In the memory layout of its parameter."""
+    config = tiny_config(optimizer=optimizer)
+    model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    first = build_optimizer(model, config)
+    model(torch.rand(1, 3, 5, 5)).sum().backward()
+    first.step()
+    saved = {name: value.contiguous() for name, value in optimizer_tensors(first).items()}
+    second = build_optimizer(model, config)
+    restore_optimizer(second, saved)
+    restored = optimizer_tensors(second)
+    assert restored.keys() == saved.keys()
+    assert all(torch.equal(value, restored[name]) for name, value in saved.items())
+    kernels = [value for value in restored.values() if value.ndim == 4]
+    assert kernels
+    assert all(value.stride() == model.weight.stride() for value in kernels)
+
+
+def test_average_follows_the_weights_quickly_at_first_and_slowly_later() -> None:
+    """The start is forgotten; then each step counts 1 - decay. Counters are copied."""
+    model = nn.BatchNorm1d(1)
+    average = WeightAverage(model, decay=0.9)
+    model.weight.data.fill_(3.0)
+    assert model.num_batches_tracked is not None
+    model.num_batches_tracked.fill_(5)
+    average.update(model, 1)
+    assert average.model.weight.item() == pytest.approx(1 + 2 * (1 - 2 / 11))
+    assert average.model.num_batches_tracked == 5
+    before = average.model.weight.item()
+    average.update(model, 1000)
+    assert average.model.weight.item() == pytest.approx(before + 0.1 * (3 - before))

@@ -1,0 +1,144 @@
+"""What one step of a training or an evaluation reads: indices, windows and their samples.
+
+Everything random here is a pure function of (seed, epoch), never of what was drawn before.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.cache import ClipSet
+from trainer.config import TrainConfig
+from trainer.errors import DataError
+
+# Shape suffixes: N clips, W windows, B batch, T samples.
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of one step, int16 waveforms (B, T) or uint8 images (B, 256, 256)."""
+
+    inputs: NDArray[np.generic]
+    indices: IntArray
+    """Of the clips, (B,)."""
+
+
+def count_steps(num_clips: int, batch_size: int) -> int:
+    """Return the steps of an epoch: a last batch of a single clip is left out (BatchNorm)."""
+    steps, rest = divmod(num_clips, batch_size)
+    return steps + (rest > 1)
+
+
+def training_batches(
+    clips: ClipSet, config: TrainConfig, epoch: int, first_step: int = 0
+) -> Iterator[Batch]:
+    """Yield the epoch's batches from `first_step` on: clips shuffled, each at a random crop."""
+    rng = np.random.default_rng([config.seed, epoch])
+    num_clips = len(clips)
+    order_N = rng.permutation(num_clips)
+    crops_N = rng.random(num_clips)
+    for step in range(first_step, count_steps(num_clips, config.batch_size)):
+        begin = step * config.batch_size
+        indices = order_N[begin : begin + config.batch_size]
+        room_B = _room(clips, config)[indices]
+        starts = np.floor(crops_N[indices] * (room_B + 1)).astype(np.int64)
+        yield Batch(read_inputs(clips, config, indices, starts), indices)
+
+
+def evaluation_batches(
+    clips: ClipSet, config: TrainConfig, batch_size: int, shift: float = 0.0
+) -> Iterator[Batch]:
+    """Yield the evaluation windows of all clips, in the clips' order; a clip may have several.
+
+    `shift` in [0, 1) moves every window by that part of the distance between two of them, round the
+    end; it turns a clip that is shorter than a window round by that part of its length.
+    """
+    indices_W, starts_W = evaluation_windows(clips, config, shift)
+    for begin in range(0, len(indices_W), batch_size):
+        part = slice(begin, begin + batch_size)
+        yield Batch(read_inputs(clips, config, indices_W[part], starts_W[part]), indices_W[part])
+
+
+def evaluation_windows(
+    clips: ClipSet, config: TrainConfig, shift: float = 0.0
+) -> tuple[IntArray, IntArray]:
+    """Return the clip index and the first sample of every evaluation window, both (W,).
+
+    A clip has as many windows as cover it, at most eval_windows, evenly spread from its first
+    sample to its last; a single window of a longer clip is its middle.
+    """
+    if config.frontend == "notebook":
+        whole_N = np.arange(len(clips), dtype=np.int64)
+        return whole_N, np.zeros_like(whole_N)
+    room_N = _room(clips, config)
+    window = window_samples(config)
+    indices: list[int] = []
+    starts: list[int] = []
+    for index, (room, length) in enumerate(zip(room_N.tolist(), clips.num_samples, strict=True)):
+        num_windows = min(config.eval_windows, 1 + math.ceil(room / window))
+        indices += [index] * num_windows
+        starts += _spread(room, num_windows, shift) if room else [_turn(length, window, shift)]
+    return np.array(indices, np.int64), np.array(starts, np.int64)
+
+
+def read_inputs(
+    clips: ClipSet, config: TrainConfig, indices: IntArray, starts: IntArray
+) -> NDArray[np.generic]:
+    """Return windows of waveforms (B, T) int16, or the notebook's images (B, 256, 256) uint8."""
+    if config.frontend == "notebook":
+        return np.ascontiguousarray(_images(clips)[indices])
+    window = window_samples(config)
+    inputs_BT = np.empty((len(indices), window), np.int16)
+    for row, (index, start) in enumerate(zip(indices.tolist(), starts.tolist(), strict=True)):
+        samples_T = clips.waveform(index)
+        if start + window <= len(samples_T):
+            inputs_BT[row] = samples_T[start : start + window]
+        else:
+            inputs_BT[row] = np.resize(np.roll(samples_T, -start), window)
+    return inputs_BT
+
+
+def window_samples(config: TrainConfig) -> int:
+    """Return the samples in one window."""
+    return round(config.window_seconds * config.sample_rate)
+
+
+def check_images(clips: ClipSet, config: TrainConfig) -> None:
+    """Refuse clips that lack the images which the config's frontend reads.
+
+    Raises:
+        DataError: the clips were cached without notebook images.
+    """
+    if config.frontend == "notebook" and clips.images is None:
+        raise DataError(
+            'frontend "notebook" reads the notebook\'s images, and the waveform cache holds none;'
+            ' prepare the data again with notebook images, or choose frontend "logmel"'
+        )
+
+
+def _images(clips: ClipSet) -> NDArray[np.uint8]:
+    if clips.images is None:
+        raise RuntimeError("check_images was not called")
+    return clips.images
+
+
+def _room(clips: ClipSet, config: TrainConfig) -> IntArray:
+    """Return how far each clip's window can move, in samples (N,); 0 for clips that get tiled."""
+    return np.maximum(clips.num_samples - window_samples(config), 0)
+
+
+def _turn(length: int, window: int, shift: float) -> int:
+    return int(shift * length) if length < window else 0
+
+
+def _spread(room: int, num_windows: int, shift: float) -> list[int]:
+    if num_windows == 1:
+        middle = room / 2
+        return [int(middle + shift * room) % (room + 1)]
+    gap = room / (num_windows - 1)
+    return [int(number * gap + shift * gap) % (room + 1) for number in range(num_windows)]

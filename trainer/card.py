@@ -1,0 +1,86 @@
+"""The model card: what a model is, how good, and what its numbers don't say."""
+
+from typing import Any
+
+from trainer.recipe import Recipe
+
+TITLES = {
+    "accuracy": "accuracy",
+    "auc": "AUC",
+    "eer": "equal error rate",
+    "tpr_at_fpr_1e-2": "fakes caught at 1 % false alarms",
+}
+
+
+def write_card(recipe: Recipe, metrics: dict[str, Any]) -> str:
+    """Return the model card of a final training, in Markdown."""
+    config, calibration = recipe.config, metrics["calibration"]
+    lines = [
+        "# A deepfake-speech detector",
+        "",
+        f"Backbone `{config.backbone}` on the `{config.frontend}` frontend,"
+        f" {metrics['num_parameters']:,} parameters, trained for {metrics['epochs']} epochs"
+        f" {_describe_clips(metrics)}. It answers with the probability that a clip is fake.",
+        "",
+        *_describe_origin(recipe.origin),
+        "## How good",
+        "",
+        _describe_measurement(metrics),
+        "",
+        "| on validation | |",
+        "|---|---|",
+        *[f"| {title} | {_number(metrics['validation'][key])} |" for key, title in TITLES.items()],
+        "",
+        f"Temperature {calibration['temperature']:.3f}, fitted on the same validation clips:",
+        "",
+        "| calibration | before | after |",
+        "|---|---|---|",
+        *[
+            f"| {key} | {_number(value)} | {_number(calibration['after'][key])} |"
+            for key, value in calibration["before"].items()
+        ],
+        "",
+        "## Use",
+        "",
+        "    melsearch predict <this folder> <a folder of videos> -o submission.csv",
+        "",
+        f"A file that can't be read gets the prior, {metrics['prior']:.4f}, the share of fakes in"
+        " training.",
+        "",
+        "It knows the kinds of fakes and of recordings that it was trained on; on others expect it"
+        " to do worse, and its probabilities to be off.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _describe_clips(metrics: dict[str, Any]) -> str:
+    train, val = metrics["num_clips"]["train"], metrics["num_clips"]["val"]
+    if metrics["on"] == "all":
+        return f"on {train + val:,} clips (the training and the validation split)"
+    return f"on {train:,} clips (the training split)"
+
+
+def _describe_measurement(metrics: dict[str, Any]) -> str:
+    best = metrics["best_epoch"]
+    if metrics["on"] == "all":
+        return (
+            "These weights have seen all clips, so nothing is left to measure them on. The figures"
+            " are those of the same recipe trained on the training split alone; it chose the"
+            f" {best} epochs and the temperature, too."
+        )
+    return (
+        f"The weights are those of epoch {best}, the best on validation; the figures, of the same"
+        " clips, are a little better than new clips would give."
+    )
+
+
+def _describe_origin(origin: dict[str, Any]) -> list[str]:
+    if not origin:
+        return []
+    facts = [f"| {key} | {value} |" for key, value in origin.items()]
+    return ["| origin | |", "|---|---|", *facts, ""]
+
+
+def _number(value: float) -> str:
+    return "undefined" if value != value else f"{value:.4f}"

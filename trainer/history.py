@@ -1,0 +1,37 @@
+"""What the epochs of a training came to, and which of them was the best."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LOWER_IS_BETTER = frozenset({"loss", "train_loss", "eer", "nll", "cllr", "ece", "brier"})
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """The metrics of one epoch; epochs count from 1."""
+
+    epoch: int
+    metrics: dict[str, float]
+
+
+def best_of(history: Sequence[EpochResult], objective: str) -> EpochResult | None:
+    """Return the best epoch by the objective, the earlier of equals.
+
+    An undefined objective (nan) loses against every number. Without the objective, which is a
+    training without validation clips, the best epoch is the last.
+    """
+    best: EpochResult | None = None
+    for result in history:
+        if best is None or _goodness(result, objective) > _goodness(best, objective):
+            best = result
+    if best is not None and objective not in best.metrics:
+        return history[-1]
+    return best
+
+
+def _goodness(result: EpochResult, objective: str) -> float:
+    value = result.metrics.get(objective, math.nan)
+    if math.isnan(value):
+        return -math.inf
+    return -value if objective in LOWER_IS_BETTER else value

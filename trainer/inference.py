@@ -1,0 +1,97 @@
+"""Logits of whole clips: several windows of each, their logits averaged."""
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.batches import evaluation_batches
+from trainer.cache import ClipSet
+from trainer.config import TrainConfig
+from trainer.device import autocast, eval_batch_size, upload
+from trainer.frontend import Frontend
+from trainer.model import NUM_CLASSES, Detector
+
+# Shape suffixes: N clips, W windows, B batch, C channels, M mel bands, F frames, K classes.
+
+GOLDEN_RATIO = 0.6180339887498949
+"""Its multiples, modulo 1, never crowd: the shifts of any number of passes are well spread."""
+GAINS_DB = (0.0, -3.0, 3.0)
+IMAGE_SHIFT = 8
+"""Columns of the notebook's image, 3 % of a clip, by which a pass moves it further."""
+
+
+def predict_logits(
+    model: Detector,
+    frontend: Frontend,
+    clips: ClipSet,
+    config: TrainConfig,
+    device: torch.device,
+    *,
+    test_pass: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> NDArray[np.float64] | None:
+    """Return the logits (N, K) of every clip, None if `should_stop` said so between two batches.
+
+    Pass 0 is the plain evaluation; every further pass of test-time augmentation moves the windows
+    and changes the level a little, always in the same way. Leaves the model in evaluation mode.
+    """
+    model.eval()
+    shift = test_pass * GOLDEN_RATIO % 1
+    logits_WK, indices_W = [], []
+    with torch.inference_mode():
+        for batch in evaluation_batches(
+            clips, config, eval_batch_size(config.batch_size, device), shift
+        ):
+            if should_stop():
+                return None
+            inputs = _vary(to_inputs(upload(batch.inputs, device)), config, test_pass)
+            image_BCMF = frontend.normalise(frontend(inputs))
+            logits_WK.append(score(model, image_BCMF, config, device))
+            indices_W.append(batch.indices)
+    if not logits_WK:
+        return np.zeros((0, NUM_CLASSES))
+    windows_WK = torch.cat(logits_WK).double().cpu().numpy()
+    return _average(windows_WK, np.concatenate(indices_W), len(clips))
+
+
+def to_inputs(inputs: Tensor) -> Tensor:
+    """Return int16 waveforms (B, T) as float32 in [-1, 1); uint8 images as they are."""
+    return inputs.float() / 32768 if inputs.dtype == torch.int16 else inputs
+
+
+def score(model: Detector, image_BCMF: Tensor, config: TrainConfig, device: torch.device) -> Tensor:
+    """Return the model's logits (B, K) as float32, computed in the config's precision."""
+    with autocast(config.precision, device):
+        logits_BK = model(image_BCMF.contiguous(memory_format=torch.channels_last))
+    return cast(Tensor, logits_BK).float()
+
+
+def _vary(inputs: Tensor, config: TrainConfig, test_pass: int) -> Tensor:
+    """Return the inputs as a pass of test-time augmentation hears or sees them.
+
+    The notebook's images are flipped only if the model was trained on flipped ones.
+    """
+    if inputs.is_floating_point():
+        return inputs * 10 ** (GAINS_DB[test_pass % len(GAINS_DB)] / 20)
+    if config.augmentation != "notebook":
+        return inputs.roll(_alternate(test_pass) * IMAGE_SHIFT, dims=2)
+    flipped = [axis for axis, bit in ((2, 1), (1, 2)) if test_pass & bit]
+    return inputs.flip(flipped).roll(_alternate(test_pass // 4) * IMAGE_SHIFT, dims=2)
+
+
+def _alternate(number: int) -> int:
+    """Return 0, 1, -1, 2, -2 and so on."""
+    return (number + 1) // 2 * (1 if number % 2 else -1)
+
+
+def _average(
+    windows_WK: NDArray[np.float64], indices_W: NDArray[np.int64], num_clips: int
+) -> NDArray[np.float64]:
+    logits_NK = np.zeros((num_clips, windows_WK.shape[1]))
+    np.add.at(logits_NK, indices_W, windows_WK)
+    counts_N = np.bincount(indices_W, minlength=num_clips)
+    return logits_NK / counts_N[:, None]

@@ -1,0 +1,191 @@
+"""fit(): one training, from random weights or a checkpoint to its last epoch.
+
+A resumed training equals an uninterrupted one bit for bit on the CPU, because nothing random
+outlives a step: permutation and crops are drawn from (seed, epoch), augmentation and dropout from
+(seed, epoch, step). So a checkpoint needs no state of a random generator.
+"""
+
+import enum
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer.batches import check_images
+from trainer.cache import ClipSet
+from trainer.config import TrainConfig
+from trainer.device import prepare_device
+from trainer.errors import DataError
+from trainer.history import EpochResult, best_of
+from trainer.inference import predict_logits
+from trainer.model import count_parameters
+from trainer.snapshots import Snapshot, Snapshots
+from trainer.training import Progress, Training, TrainingDivergedError
+
+__all__ = [
+    "Ending",
+    "EpochResult",
+    "FitResult",
+    "TrainingDivergedError",
+    "best_of",
+    "fit",
+    "predict_logits",
+]
+
+logger = logging.getLogger(__name__)
+
+History = Sequence[EpochResult]
+
+
+class Ending(enum.Enum):
+    """Why a training ended."""
+
+    FINISHED = "finished"
+    """After its last epoch."""
+    PRUNED = "pruned"
+    """on_epoch said so."""
+    STOPPED = "stopped"
+    """should_stop said so; it goes on from its checkpoint."""
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training ended, and all its epochs, those before a resumption included."""
+
+    ending: Ending
+    history: tuple[EpochResult, ...]
+    best: EpochResult | None
+    num_parameters: int
+
+
+def fit(
+    config: TrainConfig,
+    train: ClipSet,
+    val: ClipSet | None,
+    *,
+    folder: Path,
+    device: torch.device,
+    objective: str = "accuracy",
+    on_start: Callable[[History], None] = lambda history: None,
+    on_epoch: Callable[[History], bool] = lambda history: False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> FitResult:
+    """Train a detector, going on from the checkpoint in `folder` if there is one of this training.
+
+    `folder` gets checkpoint.safetensors, the newest state, and best.safetensors, the weights of the
+    best epoch (of the last one without validation clips).
+
+    `on_start` gets the history of a resumed training, empty for a new one. `on_epoch` gets the
+    history when its newest epoch is in the checkpoint already; True prunes. `should_stop` is asked
+    before each step and before each batch of an evaluation; True writes a checkpoint and ends.
+    An exception raised in any of them passes through, and nothing more is written.
+
+    Raises:
+        TrainingDivergedError: the loss became infinite or nan.
+        DataError: the clips can't be trained on.
+        ModelError: the backbone or its weights can't be had.
+    """
+    _check_clips(config, train, val)
+    prepare_device(device)
+    snapshots = Snapshots(folder, _identify(config, train, val, objective))
+    snapshot = snapshots.load()
+    # A checkpoint holds all weights, so those of the start are not read, or downloaded, again.
+    start = config if snapshot is None else config.model_copy(update={"weights": "none"})
+    training = Training(start, train, val, device)
+    log = _Log(training, snapshots, objective)
+    if snapshot is not None:
+        log.resume(snapshot)
+    on_start(log.history)
+    ending = _run(training, log, on_epoch, should_stop)
+    num_parameters = count_parameters(training.model)
+    return FitResult(ending, tuple(log.history), log.best, num_parameters)
+
+
+def _run(
+    training: Training,
+    log: "_Log",
+    on_epoch: Callable[[History], bool],
+    should_stop: Callable[[], bool],
+) -> Ending:
+    """Train epoch after epoch, and keep each one before anybody hears of it."""
+    while training.progress.epoch <= training.config.epochs:
+        metrics = training.run_epoch(should_stop)
+        if metrics is None:
+            log.save_midway()
+            return Ending.STOPPED
+        log.add(metrics)
+        if on_epoch(log.history):
+            return Ending.PRUNED
+    return Ending.FINISHED
+
+
+class _Log:
+    """The history of a training, and its way to the disk and back."""
+
+    def __init__(self, training: Training, snapshots: Snapshots, objective: str) -> None:
+        self.training, self.snapshots, self.objective = training, snapshots, objective
+        self.history: list[EpochResult] = []
+        self.saved: tuple[int, int] | None = None
+        """Epoch and step of the checkpoint on the disk."""
+
+    @property
+    def best(self) -> EpochResult | None:
+        return best_of(self.history, self.objective)
+
+    def resume(self, snapshot: Snapshot) -> None:
+        """Take over the state of a checkpoint."""
+        self.training.restore(snapshot.tensors, snapshot.scalars["progress"])
+        self.history = [EpochResult(**result) for result in snapshot.scalars["history"]]
+        self.saved = self._position()
+        context = {"epoch": self.training.progress.epoch, "step": self.training.progress.step}
+        logger.info("training_resumed", extra=context)
+
+    def add(self, metrics: dict[str, float]) -> None:
+        """Add the epoch that has just ended, and write the checkpoint."""
+        epoch = self.training.progress.epoch
+        self.history.append(EpochResult(epoch, metrics))
+        self.training.progress = Progress(epoch=epoch + 1)
+        if self.best is self.history[-1]:
+            self.snapshots.keep_best(epoch, self.training.evaluated.state_dict())
+        self._save()
+
+    def save_midway(self) -> None:
+        """Write the checkpoint if anything has happened since the newest one."""
+        if self.saved != self._position():
+            self._save()
+
+    def _save(self) -> None:
+        scalars = {
+            "progress": asdict(self.training.progress),
+            "history": [asdict(result) for result in self.history],
+            "best_epoch": None if self.best is None else self.best.epoch,
+        }
+        if self.snapshots.save(self.training.tensors(), scalars):
+            self.saved = self._position()
+
+    def _position(self) -> tuple[int, int]:
+        return self.training.progress.epoch, self.training.progress.step
+
+
+def _check_clips(config: TrainConfig, train: ClipSet, val: ClipSet | None) -> None:
+    splits = [("training", train, 2)] + ([("validation", val, 1)] if val is not None else [])
+    for name, clips, fewest in splits:
+        if len(clips) < fewest:
+            raise DataError(f"the {name} split needs at least {fewest} clips, got {len(clips)}")
+        check_images(clips, config)
+
+
+def _identify(config: TrainConfig, train: ClipSet, val: ClipSet | None, objective: str) -> str:
+    """Return a fingerprint of all that a training depends on, for its checkpoint."""
+    digest = hashlib.sha256(f"{config.model_dump_json()} {objective}".encode())
+    for clips in (train, val):
+        if clips is not None:
+            digest.update("\0".join(clips.names).encode(errors="surrogateescape"))
+            digest.update(np.ascontiguousarray(clips.targets).data)
+            digest.update(np.ascontiguousarray(clips.num_samples).data)
+        digest.update(b"\1")
+    return digest.hexdigest()

@@ -1,0 +1,127 @@
+"""The detector: a timm backbone that reads one image of a clip and answers real or fake."""
+
+import difflib
+from typing import Any, cast
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer.config import TrainConfig
+from trainer.errors import ModelError
+from trainer.weights import load_weights
+
+NUM_CLASSES = 2
+
+# Shape suffixes: B batch, C channels, M mel bands, F frames, K classes.
+
+
+class Detector(nn.Module):
+    """Scores images of clips: (B, C, M, F) to the logits (B, 2) of bona fide and fake.
+
+    A backbone that takes one image size only (most transformers) is given the image resized to it.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.image_size = _fixed_image_size(backbone)
+
+    def forward(self, image_BCMF: Tensor) -> Tensor:
+        """Return the logits (B, K) of normalised images."""
+        if self.image_size is not None and image_BCMF.shape[-2:] != self.image_size:
+            image_BCMF = functional.interpolate(image_BCMF, self.image_size, mode="bilinear")
+        return cast(Tensor, self.backbone(image_BCMF))
+
+
+def build_model(config: TrainConfig, num_channels: int) -> Detector:
+    """Return the detector that the config names, on the CPU, with its weights loaded.
+
+    New layers are drawn from torch's global generator: seed it first.
+
+    Raises:
+        ModelError: the backbone is unknown, or its weights can't be had.
+    """
+    if not is_backbone(config.backbone):
+        raise ModelError(_describe_unknown(config.backbone))
+    options: dict[str, Any] = {"in_chans": num_channels, "num_classes": NUM_CLASSES}
+    if config.weights == "imagenet":
+        return Detector(_download_backbone(config, options))
+    backbone = _create(config, options)
+    detector = Detector(backbone)
+    if config.weights != "none":
+        load_weights(detector, config.weights, config.backbone)
+    return detector
+
+
+def is_backbone(name: str) -> bool:
+    """Tell whether timm has a model of this name; a tag after a dot must exist too."""
+    architecture, _, tag = name.partition(".")
+    return timm.is_model(architecture) and (not tag or name in timm.list_pretrained(architecture))
+
+
+def nearest_backbones(name: str) -> list[str]:
+    """Return up to five timm names that resemble this one, the most similar first."""
+    architecture, _, tag = name.partition(".")
+    if tag and timm.is_model(architecture):
+        return [architecture, *timm.list_pretrained(architecture)][:5]
+    return difflib.get_close_matches(architecture.lower(), timm.list_models(), n=5, cutoff=0.5)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of the model's trainable values."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _describe_unknown(name: str) -> str:
+    nearest = nearest_backbones(name)
+    hint = f"the nearest names are {', '.join(nearest)}" if nearest else "no name resembles it"
+    return f"backbone must be a model of timm {timm.__version__}, got {name!r}; {hint}"
+
+
+def _create(config: TrainConfig, options: dict[str, Any], *, pretrained: bool = False) -> nn.Module:
+    """Create the timm model, leaving out the kinds of dropout that its constructor refuses."""
+    optional = {"drop_rate": config.dropout, "drop_path_rate": config.drop_path}
+    optional = {name: rate for name, rate in optional.items() if rate > 0}
+    while True:
+        try:
+            backbone = timm.create_model(
+                config.backbone, pretrained=pretrained, **options, **optional
+            )
+        except TypeError as error:
+            refused = [name for name in optional if f"'{name}'" in str(error)]
+            if not refused:
+                raise ModelError(f"backbone {config.backbone!r} can't be built: {error}") from error
+            del optional[refused[0]]
+        else:
+            return cast(nn.Module, backbone)
+
+
+def _download_backbone(config: TrainConfig, options: dict[str, Any]) -> nn.Module:
+    """Create the timm model with the weights that timm downloads, or finds already downloaded."""
+    name = config.backbone
+    if not timm.models.is_model_pretrained(name):
+        raise ModelError(
+            f'weights = "imagenet" is not possible for backbone {name!r}: timm has none;'
+            ' choose another backbone, weights = "none" or weights = "path/to/file.safetensors"'
+        )
+    try:
+        return _create(config, options, pretrained=True)
+    except ModelError:
+        raise
+    # A download fails with errors of five libraries, and none of them tells the user what to do.
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelError(
+            f"the ImageNet weights of backbone {name!r} can't be downloaded ({reason}); without"
+            ' network write weights = "path/to/file.safetensors" (a file that was'
+            ' downloaded elsewhere) or weights = "none"'
+        ) from error
+
+
+def _fixed_image_size(backbone: nn.Module) -> torch.Size | None:
+    settings = cast("dict[str, Any]", getattr(backbone, "pretrained_cfg", None) or {})
+    if not settings.get("fixed_input_size"):
+        return None
+    return torch.Size(settings["input_size"][1:])

@@ -1,0 +1,107 @@
+"""The optimizer, the schedule of its learning rate, and the average of the weights."""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from trainer.config import TrainConfig
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = False) -> Optimizer:
+    """Return the config's optimizer; biases and normalisation layers are not decayed."""
+    trainable = [x for x in model.parameters() if x.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [x for x in trainable if x.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [x for x in trainable if x.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+    kind = Adam if config.optimizer == "adam" else AdamW
+    return kind(groups, lr=config.lr, fused=fused)
+
+
+def learning_rate(config: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of one step; epochs count from 1, steps of an epoch from 0.
+
+    `step` keeps the notebook's off-by-one: its scheduler is stepped at the start of each epoch, the
+    first one too, so the rate falls when epoch 4 begins, not after four whole epochs.
+    """
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "step":
+        return float(config.lr * config.step_gamma ** (epoch // config.step_epochs))
+    done = (epoch - 1) * steps_per_epoch + step
+    warmup = config.warmup_epochs * steps_per_epoch
+    if done < warmup:
+        return config.lr * min(1.0, (done + 1) / warmup)
+    progress = (done - warmup) / max(1.0, config.epochs * steps_per_epoch - warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Make the optimizer's next step one of this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state as tensors named `parameter number.key`."""
+    tensors = {}
+    for number, parameter in enumerate(_parameters(optimizer)):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{number}.{key}"] = value
+    return tensors
+
+
+@torch.no_grad()
+def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give the optimizer the state that optimizer_tensors returned.
+
+    Each tensor gets its parameter's device and memory layout, so that a resumed step adds up in the
+    very order of an uninterrupted one.
+    """
+    parameters = list(_parameters(optimizer))
+    for name, value in tensors.items():
+        number, _, key = name.partition(".")
+        parameter = parameters[int(number)]
+        if key != "step":
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        elif optimizer.defaults.get("fused"):
+            value = value.to(parameter.device)
+        optimizer.state[parameter][key] = value
+
+
+class WeightAverage(Generic[ModelT]):
+    """An exponential moving average of a model's weights and buffers.
+
+    The decay grows with the steps, min(decay, (1 + step) / (10 + step)), so that the random weights
+    of the start are soon forgotten in a short training too.
+    """
+
+    def __init__(self, model: ModelT, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, num_steps: int) -> None:
+        """Take the weights after step `num_steps` (from 1) into the average."""
+        decay = min(self.decay, (1 + num_steps) / (10 + num_steps))
+        averaged = self.model.state_dict()
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                averaged[name].lerp_(value, 1 - decay)
+            else:
+                averaged[name].copy_(value)
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]

@@ -1,0 +1,215 @@
+"""Predict: calibrated probabilities of fake for a folder of videos, as a submission."""
+
+import csv
+import io
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.cache import IMAGE_SHAPE, ClipSet
+from trainer.calibration import apply_temperature
+from trainer.dataset import Reject, find_media, read_submission_rows
+from trainer.decode import DecodedClip, DecodeSettings, decode_all
+from trainer.errors import DataError, TrainerError
+from trainer.folder import LoadedDetector, load_detector
+from trainer.inference import predict_logits
+
+# Shape suffixes: N clips, S samples of all clips one after the other, K classes.
+
+SUBFOLDERS = ("valset", "testset", "trainset")
+"""Where an FFDV root may keep a video, after the root itself."""
+CLIPS_AT_ONCE = 128
+"""Decoded clips in memory; the processes go on decoding while the model scores them."""
+MAX_WAITING_BYTES = 256 * 2**20
+MAX_PASSES = 1000
+
+Progress = Callable[[int, int], None]
+"""Told how many clips are done, and of how many."""
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What a prediction did."""
+
+    rows: int
+    """Of the submission."""
+    unreadable: tuple[Reject, ...]
+    """The clips that got the prior, in the submission's order, each once."""
+    prior: float
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A name of the submission and the file that it means, if there is one."""
+
+    name: str
+    path: Path | None
+
+
+def predict(
+    model_dir: Path,
+    data: Path,
+    out: Path,
+    *,
+    tta: int = 1,
+    device: torch.device,
+    progress: Progress | None = None,
+    num_processes: int | None = None,
+) -> PredictReport:
+    """Write `video_name,y_pred` for every video of `data`: its calibrated probability of fake.
+
+    The rows are those of `data/prediction.txt.csv` in its order, else the videos of `data/valset`,
+    else those of `data` itself, sorted. `tta` passes over shifted windows, at other levels, are
+    averaged. A file that can't be read gets the prior. Equal inputs give equal outputs.
+
+    Raises:
+        ModelError: the model folder lacks a file, or one is damaged.
+        DataError: there is nothing to predict, or `out` can't be written.
+    """
+    if not 1 <= tta <= MAX_PASSES:
+        raise TrainerError(f"tta must be from 1 to {MAX_PASSES} passes, got {tta}")
+    _check_out(out)
+    detector = load_detector(model_dir, device)
+    rows = _find_rows(data)
+    paths = list(dict.fromkeys(row.path for row in rows if row.path is not None))
+    scores: dict[Path, float | str] = {}
+    for some in _score_all(detector, paths, tta, device, num_processes):
+        scores |= some
+        if progress is not None:
+            progress(len(scores), len(paths))
+    outcomes = ["no such file" if row.path is None else scores[row.path] for row in rows]
+    _write_submission(out, rows, [detector.prior if isinstance(x, str) else x for x in outcomes])
+    unreadable = {
+        row.name: Reject("", _to_printable(row.name), outcome)
+        for row, outcome in zip(rows, outcomes, strict=True)
+        if isinstance(outcome, str)
+    }
+    return PredictReport(len(rows), tuple(unreadable.values()), detector.prior)
+
+
+def _check_out(out: Path) -> None:
+    """Find out before the work whether its result can be written."""
+    if out.is_dir():
+        raise DataError(f"can't write {out}: it is a folder; name a file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"can't write {out}: {error.strerror}") from error
+    if not os.access(out.parent, os.W_OK):
+        raise DataError(f"can't write {out}: its folder is read-only")
+
+
+def _find_rows(data: Path) -> list[_Row]:
+    """Return the submission's rows.
+
+    Raises:
+        DataError: there is no such folder, no video in it, or its submission file is faulty.
+    """
+    media = find_media(data)
+    names = read_submission_rows(data)
+    if names is not None:
+        folders = [data / name for name in SUBFOLDERS if (data / name).is_dir()]
+        return [_Row(name, path) for name, path in _match(names, [data, *folders])]
+    if (data / "valset").is_dir():
+        media = find_media(data / "valset")
+    if not media:
+        raise DataError(f"no video in {data}; give a folder of videos, or one with valset/")
+    return [_Row(path.name, path) for path in media]
+
+
+def _match(names: Sequence[str], folders: Sequence[Path]) -> Iterator[tuple[str, Path | None]]:
+    """Pair names with files, also with one whose name is in another Unicode form."""
+    by_form: dict[str, Path] = {}
+    for folder in reversed(folders):
+        by_form |= {unicodedata.normalize("NFC", path.name): path for path in find_media(folder)}
+    for name in names:
+        # os.path, for it calls a name that is too long no file
+        exact = (folder / name for folder in folders if os.path.isfile(folder / name))  # noqa: PTH113
+        yield name, next(exact, by_form.get(unicodedata.normalize("NFC", name)))
+
+
+def _score_all(
+    detector: LoadedDetector,
+    paths: Sequence[Path],
+    tta: int,
+    device: torch.device,
+    num_processes: int | None,
+) -> Iterator[dict[Path, float | str]]:
+    """Yield P(fake), or the reason why there is none, of some paths after the other."""
+    config = detector.config
+    settings = DecodeSettings(config.sample_rate, config.frontend == "notebook")
+    num_processes = min(num_processes or len(os.sched_getaffinity(0)), max(1, len(paths)))
+    waiting: dict[Path, DecodedClip] = {}
+    failed: dict[Path, float | str] = {}
+    size_bytes = 0
+    with closing(decode_all(paths, settings, num_processes)) as outcomes:
+        for path, outcome in zip(paths, outcomes, strict=True):
+            if isinstance(outcome, str):
+                failed[path] = outcome
+            else:
+                waiting[path] = outcome
+                size_bytes += len(outcome.samples) + len(outcome.image)
+            if len(waiting) == CLIPS_AT_ONCE or size_bytes >= MAX_WAITING_BYTES:
+                yield failed | _score(detector, waiting, tta, device)
+                waiting, failed, size_bytes = {}, {}, 0
+    yield failed | _score(detector, waiting, tta, device)
+
+
+def _score(
+    detector: LoadedDetector, clips: dict[Path, DecodedClip], tta: int, device: torch.device
+) -> dict[Path, float | str]:
+    """Return P(fake) of decoded clips."""
+    if not clips:
+        return {}
+    clip_set = _gather(list(clips.values()), [path.name for path in clips])
+    passes = [
+        predict_logits(
+            detector.model, detector.frontend, clip_set, detector.config, device, test_pass=number
+        )
+        for number in range(tta)
+    ]
+    logits_NK: NDArray[np.float64] = np.mean([x for x in passes if x is not None], axis=0)
+    probs_N = apply_temperature(logits_NK, detector.temperature)[:, 1]
+    return dict(zip(clips, probs_N.tolist(), strict=True))
+
+
+def _gather(clips: Sequence[DecodedClip], names: list[str]) -> ClipSet:
+    """Return decoded clips as a set that a model can score."""
+    num_samples = [len(clip.samples) // 2 for clip in clips]
+    images = np.frombuffer(b"".join(clip.image for clip in clips), np.uint8)
+    return ClipSet(
+        names=names,
+        targets=np.zeros(len(clips), np.int64),
+        num_samples=np.array(num_samples, np.int64),
+        offsets=np.array(list(accumulate(num_samples, initial=0))[:-1], np.int64),
+        samples_S=np.frombuffer(b"".join(clip.samples for clip in clips), "<i2"),
+        images=images.reshape(-1, *IMAGE_SHAPE) if len(images) else None,
+    )
+
+
+def _write_submission(out: Path, rows: Sequence[_Row], probs: Sequence[float]) -> None:
+    """Write the submission at once, with so many digits that few clips become ties."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["video_name", "y_pred"])
+    table.writerows((row.name, f"{prob:.9g}") for row, prob in zip(rows, probs, strict=True))
+    fresh = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        fresh.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
+        fresh.replace(out)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise DataError(f"can't write {out}: {error.strerror}") from error
+
+
+def _to_printable(name: str) -> str:
+    """Return a name without the surrogates that stand for bytes outside of UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

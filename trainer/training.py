@@ -1,0 +1,214 @@
+"""One training's state, and what a step, an epoch and an evaluation do with it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainer import device as devices
+from trainer.augment import build_augment
+from trainer.batches import Batch, count_steps, training_batches
+from trainer.cache import ClipSet
+from trainer.config import TrainConfig
+from trainer.errors import TrainerError
+from trainer.frontend import build_frontend
+from trainer.inference import predict_logits, score, to_inputs
+from trainer.metrics import summarize
+from trainer.model import NUM_CLASSES, Detector, build_model
+from trainer.optim import (
+    WeightAverage,
+    build_optimizer,
+    learning_rate,
+    optimizer_tensors,
+    restore_optimizer,
+    set_learning_rate,
+)
+
+# Shape suffixes: B batch, C channels, M mel bands, F frames, N clips, K classes.
+
+STEPS_BETWEEN_CHECKS = 16
+"""Reading a loss makes a GPU wait, so it is read for so many steps at once."""
+
+
+class TrainingDivergedError(TrainerError):
+    """The loss or the logits are no longer finite numbers."""
+
+
+@dataclass
+class Progress:
+    """How far a training is."""
+
+    epoch: int = 1
+    """The epoch that is going on; they count from 1."""
+    step: int = 0
+    """Steps done in it."""
+    loss_sum: float = 0.0
+    """Over the clips seen in it."""
+    num_seen: int = 0
+    train_seconds: float = 0.0
+    """Spent on its steps."""
+    eval_seconds: float = 0.0
+
+
+class Training:
+    """Weights, optimizer and progress of one training; knows no files and no callbacks."""
+
+    def __init__(
+        self, config: TrainConfig, train: ClipSet, val: ClipSet | None, device: torch.device
+    ) -> None:
+        self.config, self.train, self.val, self.device = config, train, val, device
+        self.num_steps = count_steps(len(train), config.batch_size)
+        self.frontend = build_frontend(config).to(device)
+        self.augment = build_augment(config)
+        torch.manual_seed(config.seed)
+        model = build_model(config, self.frontend.num_channels).to(device)
+        self.model = model.to(memory_format=torch.channels_last)
+        fused = devices.prefers_fused_optimizer(device)
+        self.optimizer = build_optimizer(self.model, config, fused=fused)
+        self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
+        self.generator = torch.Generator(device)
+        self.targets_N = devices.upload(train.targets, device)
+        self.progress = Progress()
+        self.losses: list[tuple[Tensor, int]] = []
+        """Of the newest steps, with their batch sizes: not yet read from the device."""
+
+    @property
+    def evaluated(self) -> Detector:
+        """The model that is evaluated and kept: the average of the weights if there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors that the next step depends on, by `part/name`."""
+        tensors = {f"model/{name}": x for name, x in self.model.state_dict().items()}
+        tensors |= {f"optimizer/{k}": x for k, x in optimizer_tensors(self.optimizer).items()}
+        if self.average is not None:
+            averaged = self.average.model.state_dict()
+            tensors |= {f"average/{name}": x for name, x in averaged.items()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        """Go back to where `tensors` and `progress` were taken."""
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
+        for name, value in tensors.items():
+            part, _, key = name.partition("/")
+            parts[part][key] = value
+        self.model.load_state_dict(parts["model"])
+        restore_optimizer(self.optimizer, parts["optimizer"])
+        if self.average is not None:
+            self.average.model.load_state_dict(parts["average"])
+        self.progress = Progress(**progress)
+
+    def run_epoch(self, should_stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Train and evaluate one epoch; None if it was stopped before its end."""
+        started = time.perf_counter()
+        is_complete = self._train_epoch(should_stop)
+        devices.synchronize(self.device)
+        self.progress.train_seconds += time.perf_counter() - started
+        started = time.perf_counter()
+        metrics = self._evaluate(should_stop) if is_complete else None
+        self.progress.eval_seconds += time.perf_counter() - started
+        return None if metrics is None else self._summarize_training() | metrics
+
+    def _train_epoch(self, should_stop: Callable[[], bool]) -> bool:
+        """Do the epoch's remaining steps; False if it was stopped before its end."""
+        config, progress = self.config, self.progress
+        self.model.train()
+        for batch in training_batches(self.train, config, progress.epoch, progress.step):
+            if should_stop():
+                self._read_losses()
+                return False
+            self._step(batch)
+            progress.step += 1
+            if progress.step % STEPS_BETWEEN_CHECKS == 0:
+                self._read_losses()
+        self._read_losses()
+        return True
+
+    def _step(self, batch: Batch) -> None:
+        """Update the weights with one batch."""
+        config, epoch, step = self.config, self.progress.epoch, self.progress.step
+        dropout_seed, augment_seed = _step_seeds(config.seed, epoch, step)
+        torch.manual_seed(dropout_seed)
+        self.generator.manual_seed(augment_seed)
+        set_learning_rate(self.optimizer, learning_rate(config, epoch, step, self.num_steps))
+        image_BCMF, targets_BK = self._read_batch(batch)
+        logits_BK = score(self.model, image_BCMF, config, self.device)
+        loss = functional.cross_entropy(logits_BK, targets_BK)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.grad_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, (epoch - 1) * self.num_steps + step + 1)
+        self.losses.append((loss.detach(), len(batch.indices)))
+
+    @torch.no_grad()
+    def _read_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the augmented, normalised images and the soft targets of a batch."""
+        inputs = to_inputs(devices.upload(batch.inputs, self.device))
+        targets_B = self.targets_N[devices.upload(batch.indices, self.device)]
+        targets_BK = functional.one_hot(targets_B, NUM_CLASSES).float()
+        smoothing = self.config.label_smoothing
+        targets_BK = targets_BK * (1 - smoothing) + smoothing / NUM_CLASSES
+        inputs = self.augment.waveform(inputs, self.generator)
+        image_BCMF = self.frontend(inputs)
+        image_BCMF, targets_BK = self.augment.image(image_BCMF, targets_BK, self.generator)
+        return self.frontend.normalise(image_BCMF), targets_BK
+
+    def _read_losses(self) -> None:
+        """Add up the losses of the newest steps."""
+        progress = self.progress
+        first_step = progress.step - len(self.losses)
+        for step, (loss, num_clips) in enumerate(self.losses, first_step + 1):
+            value = float(loss)
+            if not math.isfinite(value):
+                raise TrainingDivergedError(
+                    f"the training loss became {value} in epoch {progress.epoch}, step {step} of"
+                    f" {self.num_steps}; lower lr (now {self.config.lr:g}) or set grad_clip"
+                )
+            progress.loss_sum += value * num_clips
+            progress.num_seen += num_clips
+        self.losses.clear()
+
+    def _evaluate(self, should_stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Return the metrics of the validation clips, none without any, None if stopped."""
+        if self.val is None:
+            return {}
+        logits_NK = predict_logits(
+            self.evaluated,
+            self.frontend,
+            self.val,
+            self.config,
+            self.device,
+            should_stop=should_stop,
+        )
+        if logits_NK is None:
+            return None
+        if not np.isfinite(logits_NK).all():
+            raise TrainingDivergedError(
+                f"the logits after epoch {self.progress.epoch} are not finite; lower lr (now"
+                f" {self.config.lr:g}) or set grad_clip"
+            )
+        return summarize(logits_NK, self.val.targets)
+
+    def _summarize_training(self) -> dict[str, float]:
+        progress = self.progress
+        return {
+            "train_loss": progress.loss_sum / progress.num_seen,
+            "lr": learning_rate(self.config, progress.epoch, self.num_steps - 1, self.num_steps),
+            "seconds": progress.train_seconds + progress.eval_seconds,
+            "samples_per_second": progress.num_seen / max(progress.train_seconds, 1e-9),
+        }
+
+
+def _step_seeds(seed: int, epoch: int, step: int) -> tuple[int, int]:
+    """Return the seeds of a step's dropout and of its augmentation."""
+    seeds: Any = np.random.SeedSequence([seed, epoch, step]).generate_state(2, np.uint64)
+    return int(seeds[0]) >> 1, int(seeds[1]) >> 1

@@ -1,0 +1,29 @@
+"""What can go wrong in the search; every message says what, got, allowed, fix."""
+
+
+class SearchError(Exception):
+    """Root of the search's errors."""
+
+
+class ConfigError(SearchError):
+    """A study file can't be used as it is; the message has one fault a line."""
+
+
+class ContractError(SearchError):
+    """The files at hand differ from what was frozen into the study."""
+
+
+class StudyError(SearchError):
+    """A study, or a trial of it, is not in the state that a command needs."""
+
+
+class StudyFailedError(SearchError):
+    """A study was stopped, because too many of its trials failed."""
+
+
+class DashboardError(SearchError):
+    """The dashboard can't listen where it should."""
+
+
+class WorkerFailedError(SearchError):
+    """A worker process ended in a way that starting it again won't mend."""

@@ -1,0 +1,232 @@
+"""The space in Optuna's terms: suggestions, the baseline, the contract."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial, Trial
+
+from search.config import StudyConfig, parse_study, read_study
+from search.errors import StudyError
+from search.space import (
+    baseline_params,
+    config_from_params,
+    contract,
+    describe,
+    diff_contract,
+    distributions,
+    suggest,
+    suggest_baseline,
+)
+from trainer.config import TrainConfig, notebook_recipe
+
+ROOT = Path(__file__).parents[3]
+
+
+def study_config(**changes: Any) -> StudyConfig:
+    """Return a study with a parameter of each type and a chain of conditions."""
+    document = {
+        "name": "tiny",
+        "trials": 4,
+        "seed": 3,
+        "training": {"epochs": 2},
+        "space": {
+            "momentum": {"type": "float", "low": 0.5, "high": 0.9, "when": {"optimizer": "sgd"}},
+            "optimizer": {
+                "type": "categorical",
+                "choices": ["adam", "sgd"],
+                "when": {"schedule": ["step", "cosine"]},
+            },
+            "schedule": {"type": "categorical", "choices": ["step", "constant", "cosine"]},
+            "lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
+            "batch_size": {"type": "int", "low": 8, "high": 32, "step": 8},
+            "dropout": {"type": "float", "low": 0.0, "high": 0.3, "step": 0.1},
+        },
+    }
+    return parse_study(document | changes, "study.toml")
+
+
+def new_study(seed: int = 0) -> optuna.Study:
+    """Return an empty study in memory."""
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+
+
+def ask(study: optuna.Study) -> Trial:
+    """Return a new trial."""
+    return study.ask()
+
+
+def test_trial_is_given_active_parameters_alone() -> None:
+    """A parameter is suggested only while its parents have the values that it asks for."""
+    config = study_config()
+    study = new_study()
+    seen = set()
+    for _ in range(40):
+        trial = ask(study)
+        suggest(trial, config)
+        names = frozenset(trial.params)
+        assert ("optimizer" in names) == (trial.params["schedule"] != "constant")
+        assert ("momentum" in names) == (trial.params.get("optimizer") == "sgd")
+        seen.add(names)
+    assert len(seen) == 3
+
+
+def test_suggestions_have_the_studys_distributions() -> None:
+    """What Optuna records of a trial is what `distributions` tells of the study."""
+    config = study_config()
+    trial = FixedTrial(
+        {"schedule": "step", "optimizer": "sgd", "momentum": 0.6}
+        | {"lr": 1e-3, "batch_size": 16, "dropout": 0.1}
+    )
+    suggest(trial, config)
+    assert trial.distributions == distributions(config)
+
+
+def test_training_holds_params_fixed_values_and_seed() -> None:
+    """A trial trains its parameters, the study's fixed values and the study's seed."""
+    params = {"schedule": "constant", "lr": 1e-3, "batch_size": 16, "dropout": 0.1}
+    expected = TrainConfig(
+        schedule="constant", lr=1e-3, batch_size=16, dropout=0.1, epochs=2, seed=3
+    )
+    assert suggest(FixedTrial(params), study_config()) == expected
+
+
+def test_params_of_a_trial_give_its_training_again() -> None:
+    """What is in the database is enough to know what a trial trained."""
+    config = study_config()
+    study = new_study()
+    for _ in range(10):
+        trial = ask(study)
+        trained = suggest(trial, config)
+        assert config_from_params(config, study.trials[-1].params, baseline=False) == trained
+
+
+def test_half_suggested_trial_is_completed() -> None:
+    """A trial whose worker died in mid-suggestion keeps what it has and is given the rest."""
+    config = study_config()
+    study = new_study()
+    begun = ask(study)
+    begun.suggest_categorical("schedule", ["step", "constant", "cosine"])
+    schedule = begun.params["schedule"]
+    trained = suggest(Trial(study, begun._trial_id), config)
+    assert trained.schedule == schedule
+    assert suggest(Trial(study, begun._trial_id), config) == trained
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"schedule": "constant", "lr": 1e-3, "batch_size": 16},
+        {"schedule": "constant", "lr": 1e-3, "batch_size": 16, "dropout": 0.1, "n_mels": 64},
+        {"schedule": "constant", "lr": -1.0, "batch_size": 16, "dropout": 0.1},
+    ],
+)
+def test_params_of_another_study_are_refused(params: dict[str, Any]) -> None:
+    """Parameters that no trial of the study can have are refused with the study's name."""
+    with pytest.raises(StudyError, match="study 'tiny': "):
+        config_from_params(study_config(), params, baseline=False)
+
+
+def test_baseline_params_are_the_part_that_lies_in_the_space() -> None:
+    """Values outside a range, off its steps or of an inactive parameter are left out."""
+    config = study_config(baseline={"dropout": 0.25, "momentum": 0.6})
+    assert baseline_params(config) == {"schedule": "step", "optimizer": "adam", "lr": 0.003}
+    config = study_config(baseline={"dropout": 0.3, "batch_size": 24, "optimizer": "sgd"})
+    assert baseline_params(config)["dropout"] == 0.3
+    assert baseline_params(config)["batch_size"] == 24
+    assert baseline_params(config)["momentum"] == 0.9
+
+
+def test_child_of_a_parent_outside_the_space_is_left_out() -> None:
+    """Where the parent's value can't be expressed, neither can what depends on it."""
+    space = {
+        "optimizer": {"type": "categorical", "choices": ["sgd", "adamw"]},
+        "momentum": {"type": "float", "low": 0.5, "high": 0.95, "when": {"optimizer": "sgd"}},
+    }
+    assert baseline_params(study_config(space=space)) == {}
+
+
+@pytest.mark.parametrize("file", ["study.toml", "examples/speech.toml"])
+def test_enqueued_baseline_trains_the_baseline(file: str) -> None:
+    """The enqueued trial has the baseline's parameters and trains the baseline, and again."""
+    config = read_study(ROOT / file)
+    study = new_study()
+    study.enqueue_trial(baseline_params(config), user_attrs={"baseline": True})
+    trial = ask(study)
+    assert suggest_baseline(trial, config) == config.baseline_config()
+    assert trial.params == baseline_params(config)
+    assert trial.params["lr"] == 0.003
+    assert suggest_baseline(Trial(study, trial._trial_id), config) == config.baseline_config()
+    assert config_from_params(config, trial.params, baseline=True) == config.baseline_config()
+
+
+def test_baseline_is_the_notebooks_recipe() -> None:
+    """With nothing overridden the baseline is the recipe with the study's seed."""
+    config = study_config()
+    assert config_from_params(config, {}, baseline=True) == notebook_recipe(seed=3)
+
+
+def test_contract_is_json_and_survives_it() -> None:
+    """What is frozen is the same after its way through the database."""
+    config = read_study(ROOT / "study.toml")
+    stored = json.loads(json.dumps(contract(config)))
+    assert diff_contract(stored, contract(config)) == []
+
+
+def test_what_may_change_is_not_in_the_contract() -> None:
+    """A larger budget, other leases or another name leave the contract as it is."""
+    other = study_config(name="other", trials=9, max_failed_trials=1, lease={"ttl_seconds": 90})
+    assert contract(other) == contract(study_config())
+
+
+def test_spelling_out_a_default_is_no_difference() -> None:
+    """A study file may say what is so anyway."""
+    spelled = study_config(
+        training={"epochs": 2, "weights": "none", "window_seconds": 4},
+        baseline={"lr": 0.003},
+        sampler={"name": "tpe"},
+    )
+    assert diff_contract(contract(study_config()), contract(spelled)) == []
+
+
+def test_each_difference_is_a_line_with_its_key() -> None:
+    """What was frozen and what is here stand side by side."""
+    old = study_config()
+    space = old.model_dump(mode="json")["space"]
+    space["lr"]["high"] = 0.1
+    space["schedule"]["choices"] = ["step", "constant", "cosine"][::-1]
+    del space["dropout"]
+    space["n_mels"] = {"type": "int", "low": 64, "high": 96}
+    new = study_config(
+        space=space, seed=4, training={"epochs": 3}, pruner={"name": "none"}, baseline={"lr": 0.01}
+    )
+    assert sorted(diff_contract(contract(old), contract(new))) == [
+        "baseline.lr: study 0.003, here 0.01",
+        'pruner.name: study "asha", here "none"',
+        "seed: study 3, here 4",
+        'space.dropout: study {when = {}, type = "float", low = 0.0, high = 0.3, log = false,'
+        " step = 0.1}, here nothing",
+        "space.lr.high: study 0.01, here 0.1",
+        'space.n_mels: study nothing, here {when = {}, type = "int", low = 64, high = 96,'
+        " log = false, step = 1}",
+        'space.schedule.choices: study ["step", "constant", "cosine"],'
+        ' here ["cosine", "constant", "step"]',
+        "training.dropout: study nothing, here 0.0",
+        "training.epochs: study 2, here 3",
+        "training.n_mels: study 128, here nothing",
+    ]
+
+
+def test_space_is_described_parents_first() -> None:
+    """Each row tells name, range and condition."""
+    rows = {row.name: row for row in describe(study_config())}
+    assert list(rows).index("schedule") < list(rows).index("optimizer")
+    assert list(rows).index("optimizer") < list(rows).index("momentum")
+    assert rows["lr"].range == "0.0001 to 0.01, logarithmic"
+    assert rows["batch_size"].range == "8 to 32 in steps of 8"
+    assert rows["dropout"].range == "0 to 0.3 in steps of 0.1"
+    assert rows["optimizer"] == ("optimizer", "adam, sgd", "schedule is step or cosine")
+    assert rows["momentum"].condition == "optimizer is sgd"

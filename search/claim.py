@@ -1,0 +1,224 @@
+"""Which trial does this worker train now? How a trial is claimed, reported and ended.
+
+Claims of all workers stand in a row behind one advisory lock a study, so the budget is exact. A
+trial is RUNNING from its first claim to its end, whoever works on it; the lease says who does.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from threading import Event
+from typing import Any
+
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search.errors import StudyFailedError
+from search.space import config_from_params, suggest, suggest_baseline
+from search.study import BASELINE, Study, make_sampler
+from storage.database import database_errors
+from storage.errors import DatabaseUnavailableError, LeaseLostError
+from storage.leases import Lease, Leases
+from trainer.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+FAIL_REASON = "fail_reason"
+_ENDED_WELL = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class Nothing(Enum):
+    """Why there is nothing to claim."""
+
+    WAIT = "others work on the last trials, and one of them may be orphaned yet"
+    SPENT = "the budget is spent"
+
+
+@dataclass(frozen=True)
+class ClaimedTrial:
+    """A trial that this worker may train, as long as its lease holds."""
+
+    trial: Trial
+    lease: Lease
+    config: TrainConfig
+    is_baseline: bool
+
+    @property
+    def number(self) -> int:
+        """The trial's number in its study."""
+        return self.trial.number
+
+
+class Claims:
+    """The claims of one worker on one study."""
+
+    def __init__(self, study: Study, leases: Leases, worker: str, device: str) -> None:
+        self._study = study
+        self._leases = leases
+        self._worker = worker
+        self._device = device
+
+    def next_trial(self, stop: Event, poll_seconds: float = 1.0) -> ClaimedTrial | None:
+        """Claim a trial; wait for one while others still work; None if there will be none.
+
+        An outage of the database is waited out.
+
+        Raises:
+            StudyFailedError: too many trials have failed.
+        """
+        reachable = True
+        while not stop.is_set():
+            try:
+                claimed = self.claim()
+            except (DatabaseUnavailableError, LeaseLostError) as error:
+                if reachable:
+                    logger.warning("database_lost", extra={"reason": str(error)})
+                reachable, claimed = False, Nothing.WAIT
+            else:
+                if not reachable:
+                    logger.warning("database_back")
+                reachable = True
+            if isinstance(claimed, ClaimedTrial):
+                return claimed
+            if claimed is Nothing.SPENT:
+                return None
+            stop.wait(poll_seconds)
+        return None
+
+    def claim(self) -> ClaimedTrial | Nothing:
+        """Take over an orphaned trial, or else ask for a new one if the budget allows it.
+
+        Raises:
+            StudyFailedError: too many trials have failed.
+            DatabaseUnavailableError
+        """
+        lock = self._study.database.advisory_lock(f"melsearch:claim:{self._study.name}")
+        with database_errors(str(self._study.database)), lock:
+            trials = self._study.trials()
+            for orphan in trials:
+                if orphan.state == TrialState.RUNNING and (claimed := self._take_over(orphan)):
+                    return claimed
+            trials = self._study.trials()
+            self._stop_if_failing(trials)
+            if _has_room(trials, self._study.budget()):
+                return self._ask(len(trials))
+            running = any(trial.state == TrialState.RUNNING for trial in trials)
+            return Nothing.WAIT if running else Nothing.SPENT
+
+    def report(self, claimed: ClaimedTrial, values: Sequence[float]) -> bool:
+        """Send the epochs' objective values that the database lacks; tell whether to prune.
+
+        `values[i]` belongs to epoch i + 1. The baseline is never pruned.
+
+        Raises:
+            LeaseLostError, DatabaseUnavailableError
+        """
+        with database_errors(str(self._study.database)), self._leases.fence(claimed.lease):
+            known = self._read(claimed.trial._trial_id)
+            for epoch, value in enumerate(values, start=1):
+                if epoch in known.intermediate_values:
+                    continue
+                claimed.trial.report(value, epoch)
+                if not claimed.is_baseline and claimed.trial.should_prune():
+                    return True
+        return False
+
+    def finish(
+        self,
+        claimed: ClaimedTrial,
+        state: TrialState,
+        value: float | None = None,
+        attributes: dict[str, Any] | None = None,
+    ) -> None:
+        """End the trial and its lease; idempotent.
+
+        Raises:
+            LeaseLostError, DatabaseUnavailableError
+        """
+        study = self._study.optuna
+        with database_errors(str(self._study.database)):
+            with self._leases.fence(claimed.lease):
+                if not self._read(claimed.trial._trial_id).state.is_finished():
+                    for key, attribute in (attributes or {}).items():
+                        claimed.trial.set_user_attr(key, attribute)
+                    study.tell(claimed.number, value, state)
+            self._leases.end(claimed.lease)
+
+    def _take_over(self, orphan: FrozenTrial) -> ClaimedTrial | None:
+        lease = self._leases.take(trial_prefix(self._study.name) + str(orphan.number), self._worker)
+        if lease is None:
+            return None
+        if self._read(orphan._trial_id).state.is_finished():
+            self._leases.end(lease)  # its worker ended it while we were looking
+            return None
+        context = {"trial": orphan.number, "token": lease.token, "attempts": lease.attempts}
+        claimed = self._claimed(Trial(self._study.optuna, orphan._trial_id), lease)
+        if lease.attempts >= self._study.config.lease.max_attempts:
+            reason = f"its worker died {lease.attempts} times without a word"
+            self.finish(claimed, TrialState.FAIL, attributes={FAIL_REASON: reason})
+            logger.warning("trial_failed", extra=context | {"reason": reason})
+            return None
+        logger.info("trial_taken_over", extra=context)
+        return claimed
+
+    def _read(self, trial_id: int) -> FrozenTrial:
+        return self._study.optuna._storage.get_trial(trial_id)
+
+    def _ask(self, number: int) -> ClaimedTrial:
+        self._study.optuna.sampler = make_sampler(self._study.config, number)
+        trial = self._study.optuna.ask()
+        config = self._suggest(trial)
+        lease = self._leases.take(trial_prefix(self._study.name) + str(trial.number), self._worker)
+        if lease is None:
+            raise LeaseLostError(f"trial {trial.number} was taken over while it was claimed")
+        return self._signed(ClaimedTrial(trial, lease, config, _is_baseline(trial)))
+
+    def _claimed(self, trial: Trial, lease: Lease) -> ClaimedTrial:
+        """Complete the suggestions that the dead worker may not have come to."""
+        self._study.optuna.sampler = make_sampler(self._study.config, trial.number)
+        return self._signed(ClaimedTrial(trial, lease, self._suggest(trial), _is_baseline(trial)))
+
+    def _signed(self, claimed: ClaimedTrial) -> ClaimedTrial:
+        with self._leases.fence(claimed.lease):
+            claimed.trial.set_user_attr("worker", self._worker)
+            claimed.trial.set_user_attr("device", self._device)
+        return claimed
+
+    def _suggest(self, trial: Trial) -> TrainConfig:
+        suggested = suggest_baseline if _is_baseline(trial) else suggest
+        return suggested(trial, self._study.config)
+
+    def _stop_if_failing(self, trials: Sequence[FrozenTrial]) -> None:
+        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+        limit = self._study.config.max_failed_trials
+        if len(failed) > limit:
+            reason = failed[-1].user_attrs.get(FAIL_REASON, "no reason was recorded")
+            raise StudyFailedError(
+                f"study {self._study.name!r} stopped: {len(failed)} trials failed, allowed are "
+                f"max_failed_trials = {limit}; the last one: {reason}"
+            )
+
+
+def trial_prefix(study: str) -> str:
+    """Return what the names of the study's trial leases start with; the number follows."""
+    return f"trial:{study}:"
+
+
+def worker_prefix(study: str) -> str:
+    """Return what the leases start with by which the study's workers say that they are there."""
+    return f"worker:{study}:"
+
+
+def trained_config(study: Study, trial: FrozenTrial) -> TrainConfig:
+    """Return what a trial trains, from what the database knows of it."""
+    return config_from_params(study.config, trial.params, _is_baseline(trial))
+
+
+def _is_baseline(trial: Trial | FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get(BASELINE, False))
+
+
+def _has_room(trials: Sequence[FrozenTrial], budget: int) -> bool:
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return True
+    return sum(trial.state != TrialState.FAIL for trial in trials) < budget

@@ -1,0 +1,160 @@
+"""How a study stands: counts, best so far against the baseline, workers, time left."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from search.claim import trial_prefix, worker_prefix
+from search.study import BASELINE, Study
+from storage.leases import Leases
+
+_COUNTS = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "running": TrialState.RUNNING,
+    "waiting": TrialState.WAITING,
+}
+
+
+def read_status(study: Study) -> dict[str, Any]:
+    """Return how the study stands now, as `melsearch status --json` prints it.
+
+    Raises:
+        DatabaseUnavailableError
+    """
+    trials = study.trials()
+    budget = study.budget()
+    counts = {
+        name: sum(trial.state == state for trial in trials) for name, state in _COUNTS.items()
+    }
+    workers = _workers(study, trials)
+    return {
+        "study": study.name,
+        "budget": budget,
+        "counts": counts,
+        "best": _best(trials),
+        "baseline": _baseline(trials),
+        "workers": workers,
+        "eta_seconds": _eta_seconds(trials, budget, len(workers)),
+    }
+
+
+def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """Return the complete trial with the highest value, the earlier one of equals."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def _best(trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+    best = best_trial(trials)
+    if best is None:
+        return None
+    return {
+        "trial": best.number,
+        "value": best.value,
+        "params": best.params,
+        "metrics": best.user_attrs.get("metrics", {}),
+    }
+
+
+def _baseline(trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+    for trial in trials:
+        if trial.user_attrs.get(BASELINE):
+            so_far = max(trial.intermediate_values.values(), default=None)
+            ended = trial.state == TrialState.COMPLETE
+            return {"trial": trial.number, "value": trial.value if ended else so_far}
+    return None
+
+
+def _workers(study: Study, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    ttl_seconds = study.config.lease.ttl_seconds
+    leases = Leases(study.database, ttl_seconds)
+    running = {trial.number: trial for trial in trials if trial.state == TrialState.RUNNING}
+    trial_of = {
+        held.holder: running.get(int(held.resource.rsplit(":", 1)[1]))
+        for held in leases.held(trial_prefix(study.name))
+    }
+    return [
+        {
+            "id": held.holder,
+            "trial": trial.number if trial else None,
+            "epoch": (trial.last_step or 0) if trial else None,
+            "device": trial.user_attrs.get("device") if trial else None,
+            "seen_seconds_ago": round(max(0.0, ttl_seconds - held.seconds_left), 1),
+        }
+        for held in leases.held(worker_prefix(study.name))
+        for trial in [trial_of.get(held.holder)]
+    ]
+
+
+def _eta_seconds(trials: Sequence[FrozenTrial], budget: int, num_workers: int) -> float | None:
+    """Expect of each trial to come what the ended ones took on average; None if unknown."""
+    ended = [
+        trial.duration.total_seconds()
+        for trial in trials
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.duration
+    ]
+    to_come = budget - len(ended)
+    if to_come <= 0:
+        return 0.0
+    if not ended or not num_workers:
+        return None
+    return round(to_come * sum(ended) / len(ended) / min(num_workers, to_come), 1)
+
+
+def render_status(status: dict[str, Any]) -> RenderableType:
+    """Draw a status for a terminal."""
+    counts = status["counts"]
+    ended = counts["complete"] + counts["pruned"]
+    head = Table.grid(padding=(0, 2))
+    head.add_row("study", Text(status["study"], style="bold"))
+    head.add_row("trials", f"{ended} of {status['budget']} ended   {_count_words(counts)}")
+    head.add_row("baseline", _value_words(status["baseline"]))
+    head.add_row("best so far", Text(_value_words(status["best"]), style="bold green"))
+    if best := status["best"]:
+        words = ", ".join(f"{name} {_short(value)}" for name, value in best["params"].items())
+        head.add_row("", words)
+    head.add_row("time left", _duration_words(status["eta_seconds"]))
+    return Group(head, Text(), _worker_table(status["workers"]))
+
+
+def _worker_table(workers: Sequence[dict[str, Any]]) -> RenderableType:
+    if not workers:
+        return Text("no worker is there")
+    table = Table("worker", "trial", "epoch", "device", "seen", box=None, header_style="dim")
+    for worker in workers:
+        table.add_row(
+            worker["id"],
+            "waits" if worker["trial"] is None else str(worker["trial"]),
+            "" if worker["epoch"] is None else str(worker["epoch"]),
+            worker["device"] or "",
+            f"{worker['seen_seconds_ago']:.0f} s ago",
+        )
+    return table
+
+
+def _count_words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+
+
+def _value_words(of: dict[str, Any] | None) -> str:
+    if of is None or of["value"] is None:
+        return "none yet"
+    return f"{of['value']:.4f} (trial {of['trial']})"
+
+
+def _duration_words(seconds: float | None) -> str:
+    if seconds is None:
+        return "not known yet"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,204 @@
+"""Create and open a study: its frozen contract, budget, sampler, pruner and baseline."""
+
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+
+from search.config import StudyConfig
+from search.errors import ContractError, StudyError
+from search.space import baseline_params, contract, diff_contract
+from search.version import code_version
+from storage.database import Database, database_errors
+from storage.leases import Leases
+
+logger = logging.getLogger(__name__)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_CONFIG, _CONTRACT, _BUDGET = "melsearch:config", "melsearch:contract", "melsearch:budget"
+BASELINE = "baseline"
+"""The user attribute that marks the baseline's trial."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study in a database: what it was frozen with, and Optuna's view of its trials."""
+
+    config: StudyConfig
+    contract: dict[str, Any]
+    database: Database
+    optuna: optuna.Study
+
+    @property
+    def name(self) -> str:
+        """The study's name, unique in its database."""
+        return self.config.name
+
+    @property
+    def data_fingerprint(self) -> str:
+        """What the data were when the study was created."""
+        return str(self.contract["data_fingerprint"])
+
+    def budget(self) -> int:
+        """Read how many trials shall end COMPLETE or PRUNED; it may have grown since."""
+        with database_errors(str(self.database)):
+            return int(self.optuna.user_attrs[_BUDGET])
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Read the study's trials in those states (all, if none is named), by number."""
+        with database_errors(str(self.database)):
+            return self.optuna.get_trials(deepcopy=False, states=states or None)
+
+
+def freeze(config: StudyConfig, data_fingerprint: str) -> dict[str, Any]:
+    """Return all that fixes a study's results, as it is kept in the database."""
+    frozen = contract(config) | {
+        "data_fingerprint": data_fingerprint,
+        "code_version": code_version(),
+    }
+    return dict(json.loads(json.dumps(frozen)))
+
+
+def create_study(database: Database, config: StudyConfig, data_fingerprint: str) -> Study:
+    """Freeze a study in the database and enqueue its baseline; idempotent.
+
+    A study of that name with the same contract is opened, and its budget raised if the new one is
+    larger. Any number of processes may call this at the same time.
+
+    Raises:
+        ContractError: a study of that name has another contract, or a larger budget.
+        DatabaseUnavailableError
+    """
+    frozen = freeze(config, data_fingerprint)
+    storage = database.optuna_storage()
+    Leases(database, config.lease.ttl_seconds).create_table()
+    lock = database.advisory_lock(f"melsearch:create:{config.name}")
+    with database_errors(str(database)), lock:
+        study = optuna.create_study(
+            storage=storage, study_name=config.name, direction="maximize", load_if_exists=True
+        )
+        attributes = study.user_attrs
+        if _CONTRACT in attributes:
+            _refuse_another(config, attributes, frozen)
+        elif not study.get_trials(deepcopy=False):
+            study.enqueue_trial(baseline_params(config), user_attrs={BASELINE: True})
+        study.set_user_attr(_CONFIG, config.model_dump(mode="json"))
+        study.set_user_attr(_BUDGET, config.trials)
+        study.set_user_attr(_CONTRACT, frozen)  # last: it says that the study is whole
+    return _open(database, study)
+
+
+def open_study(database: Database, name: str) -> Study:
+    """Open a study that was created before.
+
+    Raises:
+        StudyError: there is none of that name, or its creation was cut off.
+        DatabaseUnavailableError
+    """
+    storage = database.optuna_storage()
+    with database_errors(str(database)):
+        names = optuna.get_all_study_names(storage)
+        if name not in names:
+            known = ", ".join(sorted(names)) or "none"
+            raise StudyError(
+                f"no study is called {name!r}; there are: {known}; make one with `melsearch create`"
+            )
+        study = optuna.load_study(storage=storage, study_name=name)
+        if _CONTRACT not in study.user_attrs:
+            raise StudyError(f"study {name!r} was not created to its end: create it again")
+        return _open(database, study)
+
+
+def study_exists(database: Database, name: str) -> bool:
+    """Tell whether a study of that name was created to its end."""
+    try:
+        open_study(database, name)
+    except StudyError:
+        return False
+    return True
+
+
+def check_contract(study: Study) -> None:
+    """Refuse to work on a study with other code than it was frozen with.
+
+    Raises:
+        ContractError
+    """
+    here = study.contract | {"code_version": code_version()}
+    if differences := diff_contract(study.contract, here):
+        raise ContractError(_different(study.name, differences))
+
+
+def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
+    """Return the sampler that proposes trial `number`.
+
+    Each trial has a seed of its own, so that workers that start together don't all propose the
+    same, and so that what one worker alone proposes can be reproduced.
+    """
+    seed = (config.seed * 1_000_003 + number) % 2**32
+    if config.sampler.name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        # Optuna calls multivariate and group experimental; conditional parameters need them.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            n_startup_trials=config.sampler.startup_trials,
+            multivariate=True,
+            group=True,
+            constant_liar=True,  # keeps away from what other workers try just now
+            seed=seed,
+        )
+
+
+def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
+    """Return the pruner; its resource is the epoch, counted from 1."""
+    pruner = config.pruner
+    match pruner.name:
+        case "asha":
+            return optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=pruner.min_epochs, reduction_factor=pruner.reduction
+            )
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(
+                min_resource=pruner.min_epochs,
+                max_resource=max(config.max_epochs, pruner.min_epochs),
+                reduction_factor=pruner.reduction,
+            )
+        case "median":
+            return optuna.pruners.MedianPruner(
+                n_startup_trials=pruner.startup_trials, n_warmup_steps=pruner.min_epochs
+            )
+        case "none":
+            return optuna.pruners.NopPruner()
+
+
+def _open(database: Database, study: optuna.Study) -> Study:
+    attributes = study.user_attrs
+    config = StudyConfig.model_validate(attributes[_CONFIG])
+    study.pruner = make_pruner(config)
+    return Study(config, attributes[_CONTRACT], database, study)
+
+
+def _refuse_another(
+    config: StudyConfig, attributes: dict[str, Any], frozen: dict[str, Any]
+) -> None:
+    differences = diff_contract(attributes[_CONTRACT], frozen)
+    if config.trials < attributes[_BUDGET]:
+        differences.append(
+            f"trials: study {attributes[_BUDGET]}, here {config.trials} (a budget only grows)"
+        )
+    if differences:
+        raise ContractError(_different(config.name, differences))
+
+
+def _different(name: str, differences: list[str]) -> str:
+    lines = "\n".join(f"  {line}" for line in differences)
+    return (
+        f"study {name!r} was frozen with another contract:\n{lines}\n"
+        "give the study another name, or go back to what it was frozen with"
+    )

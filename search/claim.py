@@ -5,12 +5,14 @@ trial is RUNNING from its first claim to its end, whoever works on it; the lease
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from threading import Event
 from typing import Any
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import StudyFailedError
@@ -93,8 +95,9 @@ class Claims:
             DatabaseUnavailableError
         """
         lock = self._study.database.advisory_lock(f"melsearch:claim:{self._study.name}")
-        with database_errors(str(self._study.database)), lock:
+        with database_errors(str(self._study.database)), lock, _ended_means_lost():
             trials = self._study.trials()
+            self._end_surplus(trials)
             for orphan in trials:
                 if orphan.state == TrialState.RUNNING and (claimed := self._take_over(orphan)):
                     return claimed
@@ -143,6 +146,17 @@ class Claims:
                         claimed.trial.set_user_attr(key, attribute)
                     study.tell(claimed.number, value, state)
             self._leases.end(claimed.lease)
+
+    def _end_surplus(self, trials: Sequence[FrozenTrial]) -> None:
+        """End what was asked for beyond the budget: a claim may lose its lock before it asks."""
+        num_surplus = _count(trials) - self._study.budget()
+        for trial in reversed(trials):
+            if num_surplus <= 0:
+                return
+            if trial.state == TrialState.RUNNING and (claimed := self._take_over(trial)):
+                reason = "it was one more than the budget"
+                self.finish(claimed, TrialState.FAIL, attributes={FAIL_REASON: reason})
+                num_surplus -= 1
 
     def _take_over(self, orphan: FrozenTrial) -> ClaimedTrial | None:
         lease = self._leases.take(trial_prefix(self._study.name) + str(orphan.number), self._worker)
@@ -221,4 +235,18 @@ def _is_baseline(trial: Trial | FrozenTrial) -> bool:
 def _has_room(trials: Sequence[FrozenTrial], budget: int) -> bool:
     if any(trial.state == TrialState.WAITING for trial in trials):
         return True
-    return sum(trial.state != TrialState.FAIL for trial in trials) < budget
+    return _count(trials) < budget
+
+
+def _count(trials: Sequence[FrozenTrial]) -> int:
+    """Count the trials that take their share of the budget."""
+    return sum(trial.state != TrialState.FAIL for trial in trials)
+
+
+@contextmanager
+def _ended_means_lost() -> Iterator[None]:
+    """Say LeaseLostError where Optuna refuses to change a trial that somebody else has ended."""
+    try:
+        yield
+    except UpdateFinishedTrialError as error:
+        raise LeaseLostError("the trial was ended while it was claimed") from error

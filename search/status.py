@@ -107,7 +107,7 @@ def _eta_seconds(trials: Sequence[FrozenTrial], budget: int, num_workers: int) -
     return round(to_come * sum(ended) / len(ended) / min(num_workers, to_come), 1)
 
 
-def render_status(status: dict[str, Any]) -> RenderableType:
+def render_status(status: dict[str, Any], no_worker: str = "no worker is there") -> RenderableType:
     """Draw a status for a terminal."""
     counts = status["counts"]
     ended = counts["complete"] + counts["pruned"]
@@ -120,12 +120,11 @@ def render_status(status: dict[str, Any]) -> RenderableType:
         words = ", ".join(f"{name} {_short(value)}" for name, value in best["params"].items())
         head.add_row("", words)
     head.add_row("time left", _duration_words(status["eta_seconds"]))
-    return Group(head, Text(), _worker_table(status["workers"]))
+    workers = _worker_table(status["workers"]) if status["workers"] else Text(no_worker)
+    return Group(head, Text(), workers)
 
 
 def _worker_table(workers: Sequence[dict[str, Any]]) -> RenderableType:
-    if not workers:
-        return Text("no worker is there")
     table = Table("worker", "trial", "epoch", "device", "seen", box=None, header_style="dim")
     for worker in workers:
         table.add_row(

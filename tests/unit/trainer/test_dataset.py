@@ -2,16 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.privileges import unprivileged
 from trainer.dataset import Reject, find_media, read_dataset, read_submission_rows
 from trainer.errors import DataError
-
-NOBODY = 65_534
 
 
 def make(root: Path, **splits: dict[str, int]) -> Path:
@@ -28,19 +25,6 @@ def make(root: Path, **splits: dict[str, int]) -> Path:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return make(tmp_path / "data", train={"b.mp4": 1, "a.mp4": 0}, val={"c.mp4": 1, "d.mp4": 0})
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Give up root's right to read everything, so that file modes count."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_clips_come_by_split_and_name_whatever_the_order_of_the_labels(data: Path) -> None:

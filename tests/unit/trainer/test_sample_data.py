@@ -1,7 +1,6 @@
 """The sample data: its layout, its determinism, its refusals, and that it can't be had cheaply."""
 
 import csv
-import os
 from pathlib import Path
 
 import av
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.privileges import unprivileged
 from trainer.errors import DataError
 from trainer.sample_data import MIN_CLIPS, render_sample_data
 from trainer.sample_face import FRAMES_PER_SECOND, SIZE, draw_face
@@ -185,11 +185,13 @@ def test_target_below_a_file_is_a_data_error(tmp_path: Path) -> None:
         render_sample_data(tmp_path / "file" / "set", num_clips=MIN_CLIPS, seed=0)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_unwritable_parent_is_a_data_error(tmp_path: Path) -> None:
     """A folder without the right to write is refused by name."""
     tmp_path.chmod(0o500)
-    with pytest.raises(DataError, match="can't render sample data into"):
+    with (
+        unprivileged(),
+        pytest.raises(DataError, match="can't render sample data into"),
+    ):
         render_sample_data(tmp_path / "set", num_clips=MIN_CLIPS, seed=0)
 
 

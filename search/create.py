@@ -1,0 +1,74 @@
+"""From a study file and a data folder to a frozen study, or to what it would be (`--check`)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from search.config import StudyConfig
+from search.errors import ConfigError, ContractError
+from search.home import Home
+from search.prepare import prepare_data
+from search.study import Study, create_study
+from storage.database import Database
+from trainer.cache import WaveformCache, list_caches
+from trainer.dataset import SPLITS, Split, read_dataset
+from trainer.errors import DataError
+
+
+def create_from_file(
+    config: StudyConfig, data: Path | None, home: Home, database: Database
+) -> Study:
+    """Freeze the study with the data in `data`, or with the only ones that were prepared.
+
+    Raises:
+        ConfigError: an unknown backbone, or it is not clear which data.
+        DataError: the data can't train a detector.
+        ContractError: a study of that name has another contract.
+    """
+    cache = _cache_of(config, data, home)
+    targets = {split: cache.split(split).targets.tolist() for split in SPLITS}
+    require_both_classes(targets)
+    return create_study(database, config, cache.data_fingerprint)
+
+
+def require_both_classes(targets_of: Mapping[Split, Sequence[int]]) -> None:
+    """Refuse data from which nothing can be learned or judged.
+
+    Raises:
+        DataError: a split lacks a class.
+    """
+    faults = [
+        f"the {split} split has no {name} clip (of {len(targets)}); both classes are needed"
+        for split, targets in targets_of.items()
+        for target, name in ((0, "real"), (1, "fake"))
+        if target not in targets
+    ]
+    if faults:
+        raise DataError("\n".join(faults))
+
+
+def read_targets(data: Path) -> dict[Split, list[int]]:
+    """Return the targets of each split's labelled clips; decodes nothing.
+
+    Raises:
+        DataError: the folder or its labels can't be used.
+    """
+    clips = read_dataset(data).clips
+    return {split: [clip.target for clip in clips if clip.split == split] for split in SPLITS}
+
+
+def _cache_of(config: StudyConfig, data: Path | None, home: Home) -> WaveformCache:
+    if data is not None:
+        return WaveformCache.open(prepare_data(config.sample_rate, data, home).cache)
+    caches = list_caches(home.cache)
+    if len(caches) != 1:
+        found = "\n".join(f"  {root} ({fingerprint})" for _, root, fingerprint in caches)
+        raise ConfigError(
+            f"which data? name them with --data DATA; prepared are:\n{found or '  none'}"
+        )
+    cache = WaveformCache.open(caches[0][0])
+    if cache.sample_rate != config.sample_rate:
+        raise ContractError(
+            f"the prepared data have {cache.sample_rate} Hz, the study {config.sample_rate} Hz; "
+            "name the data with --data DATA to prepare them again"
+        )
+    return cache

@@ -1,0 +1,70 @@
+"""From a recipe to the final model: finds the data that the recipe's study was made with."""
+
+from pathlib import Path
+from typing import Any
+
+from search.errors import ContractError
+from search.home import Home
+from search.prepare import prepare_data
+from search.progress import show_progress
+from search.signals import stop_on_signals
+from trainer.cache import WaveformCache, find_cache
+from trainer.device import choose_device
+from trainer.errors import RecipeError
+from trainer.final import Stage, train_final
+from trainer.folder import check_target
+from trainer.model import is_backbone, nearest_backbones
+from trainer.recipe import Recipe
+
+
+def train_from_recipe(
+    recipe: Recipe, out: Path, data: Path | None, on: Stage, device: str, home: Home
+) -> dict[str, Any]:
+    """Train the final model of a recipe and return its figures.
+
+    Raises:
+        RecipeError: it names a backbone that timm lacks.
+        ContractError: the data are not here.
+        DataError, ModelError
+        TrainingStoppedError: by SIGINT or SIGTERM; the same call goes on.
+    """
+    _require_backbone(recipe.config.backbone)
+    chosen = choose_device(device)
+    check_target(out)
+    cache = _open_cache(recipe, data, home)
+    config = recipe.config
+    stop = stop_on_signals()  # not before: Ctrl-C ends the decoding at once
+    with show_progress("train") as progress:
+        return train_final(
+            config,
+            cache,
+            out,
+            on=on,
+            origin=recipe.origin,
+            device=chosen,
+            objective=str(recipe.origin.get("objective", "accuracy")),
+            on_epoch=lambda stage, history: progress(len(history), config.epochs),
+            should_stop=stop.is_set,
+        )
+
+
+def _require_backbone(name: str) -> None:
+    if not is_backbone(name):
+        nearest = ", ".join(nearest_backbones(name)) or "none"
+        raise RecipeError(
+            f"backbone must be a timm model, got {name!r}, the nearest are: {nearest}"
+        )
+
+
+def _open_cache(recipe: Recipe, data: Path | None, home: Home) -> WaveformCache:
+    """Data that are named win over the study's; else the study's must be here."""
+    if data is not None:
+        return WaveformCache.open(prepare_data(recipe.config.sample_rate, data, home).cache)
+    fingerprint = str(recipe.origin.get("data_fingerprint", ""))
+    found = find_cache(home.cache, fingerprint)
+    if found is None:
+        raise ContractError(
+            f"the data with fingerprint {fingerprint or '(none is named)'} are not in "
+            f"{home.cache}; name the data folder with --data DATA"
+        )
+    return WaveformCache.open(found)

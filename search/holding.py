@@ -1,0 +1,92 @@
+"""How a worker keeps what it holds, and gives it back: through outages, and when told to stop."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+from storage.errors import LeaseLostError, StorageError
+from storage.leases import Lease, Leases
+
+logger = logging.getLogger(__name__)
+
+_STOP_SECONDS = 7.0  # docker stop is patient for ten
+_GIVE_BACK_SECONDS = 1.5
+
+
+@contextmanager
+def keep_alive(leases: Leases, lease: Lease, renew_seconds: float) -> Iterator[Event]:
+    """Renew the lease in a thread while the block runs; yields an event that says it is lost.
+
+    No outage of the database ends the thread: it goes on trying, and only a lease that somebody
+    else has taken is lost.
+    """
+    lost, done = Event(), Event()
+
+    def renew() -> None:
+        while not done.wait(renew_seconds):
+            try:
+                if not leases.renew(lease):
+                    lost.set()
+                    return
+            except StorageError as error:
+                context = {"resource": lease.resource, "reason": str(error)}
+                logger.warning("renewal_delayed", extra=context)
+
+    thread = Thread(target=renew, name=f"renew {lease.resource}", daemon=True)
+    thread.start()
+    try:
+        yield lost
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def leave_in_time(stop: Event, leases: Leases, holder: str) -> Iterator[None]:
+    """Leave the process with 0 if the block still runs _STOP_SECONDS after `stop` was set.
+
+    One step may be longer than `docker stop` is patient. All that `holder` holds is given back, so
+    that others go on at once from the last checkpoint.
+    """
+    done = Event()
+
+    def give_back() -> None:
+        try:
+            leases.release_all(holder)
+        except StorageError as error:  # the leases end by themselves
+            logger.warning("tell_delayed", extra={"reason": str(error)})
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            if done.is_set():
+                return
+        if done.wait(_STOP_SECONDS):
+            return
+        logger.warning("worker_cut_off", extra={"worker": holder, "seconds": _STOP_SECONDS})
+        giving = Thread(target=give_back, daemon=True)
+        giving.start()
+        giving.join(_GIVE_BACK_SECONDS)
+        os._exit(0)
+
+    Thread(target=watch, name="leave in time", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def until_told(tell: Callable[[], object], stop: Event, retry_seconds: float = 1.0) -> bool:
+    """Call `tell` until the database has taken it; False if `stop` came first."""
+    while True:
+        try:
+            tell()
+        except LeaseLostError:
+            raise
+        except StorageError as error:
+            logger.warning("tell_delayed", extra={"reason": str(error)})
+            if stop.wait(retry_seconds):
+                return False
+        else:
+            return True

@@ -1,0 +1,246 @@
+"""`up`: a whole search on one machine, its workers as processes, its progress on the screen."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from optuna.trial import TrialState
+from rich.live import Live
+from rich.panel import Panel
+
+from search.console import make_console
+from search.errors import WorkerFailedError
+from search.home import Home
+from search.status import read_status, render_status
+from search.study import Study
+from storage.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+_STOP_SECONDS = 8.0
+_DASHBOARD_STOP_SECONDS = 1.0
+_MAX_RESTARTS = 20
+_LOG_EVERY_SECONDS = 15.0
+
+
+class WorkerProcess:
+    """One worker in a process of its own, started again when something kills it."""
+
+    def __init__(self, command: Sequence[str], environ: dict[str, str], log: Path) -> None:
+        self._command = command
+        self._environ = environ
+        self.log = log
+        self._num_restarts = 0
+        self._has_complained = False
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            # A session of its own: Ctrl-C reaches `up` alone, which then stops the workers.
+            return subprocess.Popen(
+                self._command,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def poll(self) -> int | None:
+        """Return the exit code if the worker has left for good; start it again if it was killed."""
+        code = self._process.poll()
+        if code is None or code >= 0 or self._num_restarts >= _MAX_RESTARTS:
+            self._complain(code)
+            return code
+        self._num_restarts += 1
+        context = {"signal": -code, "restarts": self._num_restarts, "log": str(self.log)}
+        logger.warning("worker_killed", extra=context)
+        self._process = self._start()
+        return None
+
+    def _complain(self, code: int | None) -> None:
+        """Say at once, and once, that a worker failed: the others may go on for hours."""
+        if code and not self._has_complained:
+            self._has_complained = True
+            logger.warning("worker_failed", extra={"code": code, "log": str(self.log)})
+
+    def terminate(self) -> None:
+        """Ask the worker to give its trial back and leave."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def wait_or_kill(self, deadline: float) -> None:
+        """Wait for the worker until `deadline` (monotonic); then kill it."""
+        try:
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def last_words(self) -> str:
+        """Return the end of the worker's log."""
+        return "\n".join(self.log.read_text(errors="replace").strip().split("\n")[-3:])
+
+
+def search_here(study: Study, home: Home, num_workers: int, port: int, stop: Event) -> bool:
+    """Run the study's workers and its dashboard until the budget is spent; False if stopped before.
+
+    Raises:
+        WorkerFailedError: the workers have left, and the budget is not spent.
+    """
+    if is_spent(study):
+        return True
+    with dashboard_process(port) as address:
+        logger.info("study_started", extra={"study": study.name, "dashboard": address})
+        return run_workers(study, home, num_workers, stop)
+
+
+def run_workers(study: Study, home: Home, num_workers: int, stop: Event) -> bool:
+    """Run the study's workers until its budget is spent; False if `stop` came before.
+
+    Raises:
+        WorkerFailedError: the workers have left, and the budget is not spent.
+    """
+    workers = [
+        WorkerProcess(
+            _own_command("worker", study.name, "--slot", str(slot)),
+            _environment(num_workers),
+            home.artifacts.study_folder(study.name) / f"worker-{slot}.log",
+        )
+        for slot in range(num_workers)
+    ]
+    try:
+        with _view() as show:
+            while not stop.is_set():
+                codes = [worker.poll() for worker in workers]
+                if _show_status(study, show) or 2 in codes or None not in codes:
+                    break
+                stop.wait(1.0)
+    finally:
+        _stop_all(workers)
+    if stop.is_set():
+        return False
+    if not is_spent(study):
+        codes_of = zip(workers, codes, strict=True)
+        first = next((worker for worker, code in codes_of if code), workers[0])
+        raise WorkerFailedError(f"a worker failed; {first.log} ends:\n{first.last_words()}")
+    return True
+
+
+def is_spent(study: Study) -> bool:
+    """Tell whether as many trials have ended as the budget allows."""
+    return len(study.trials(TrialState.COMPLETE, TrialState.PRUNED)) >= study.budget()
+
+
+@contextmanager
+def dashboard_process(port: int) -> Iterator[str]:
+    """Run the dashboard in a process of its own while the block runs; yields its address."""
+    port = _free_port(port)
+    process = subprocess.Popen(
+        _own_command("dashboard", "--port", str(port)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        try:
+            process.wait(_DASHBOARD_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _own_command(*arguments: str) -> list[str]:
+    """Return a command of ours that leaves when this process is gone, even by SIGKILL."""
+    return [sys.executable, "-m", "search.cli", *arguments, "--parent", str(os.getpid())]
+
+
+def _environment(num_workers: int) -> dict[str, str]:
+    """Share the cores out: N workers with all cores each would only be in each other's way."""
+    threads = str(max(1, len(os.sched_getaffinity(0)) // num_workers))
+    return os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+
+
+def _stop_all(workers: Sequence[WorkerProcess]) -> None:
+    deadline = time.monotonic() + _STOP_SECONDS
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.wait_or_kill(deadline)
+
+
+def _show_status(study: Study, show: Callable[[dict[str, Any]], None]) -> bool:
+    """Show how the study stands; return whether its budget is spent."""
+    try:
+        show(read_status(study))
+        return is_spent(study)
+    except StorageError as error:  # the workers wait an outage out, and so does the view
+        logger.warning("status_unknown", extra={"reason": str(error)})
+        return False
+
+
+@contextmanager
+def _view() -> Iterator[Callable[[dict[str, Any]], None]]:
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield _log_status()
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield lambda status: live.update(_panel(status), refresh=True)
+
+
+def _panel(status: dict[str, Any]) -> Panel:
+    body = render_status(status, no_worker="the workers are starting")
+    # Not over the whole width: the terminal echoes ^C behind it, which must not wrap.
+    return Panel(body, title="melsearch", subtitle="Ctrl-C stops; `up` goes on", expand=False)
+
+
+def _log_status() -> Callable[[dict[str, Any]], None]:
+    last_counts: dict[str, int] = {}
+    last_time = 0.0
+
+    def show(status: dict[str, Any]) -> None:
+        nonlocal last_counts, last_time
+        now = time.monotonic()
+        if status["counts"] == last_counts and now - last_time < _LOG_EVERY_SECONDS:
+            return
+        last_counts, last_time = status["counts"], now
+        best, baseline = status["best"], status["baseline"]
+        logger.info(
+            "study_status",
+            extra={
+                **status["counts"],
+                "budget": status["budget"],
+                "best": best and best["value"],
+                "baseline": baseline and baseline["value"],
+                "eta_seconds": status["eta_seconds"],
+            },
+        )
+
+    return show
+
+
+def _free_port(wanted: int) -> int:
+    """Return the wanted port of loopback, or one that is free."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    return wanted

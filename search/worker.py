@@ -1,0 +1,215 @@
+"""The worker: claim a trial, train it, report, tell, until the budget is spent."""
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from optuna.trial import TrialState
+
+from search.claim import FAIL_REASON, ClaimedTrial, Claims, worker_prefix
+from search.errors import ContractError, SearchError
+from search.holding import keep_alive, leave_in_time, until_told
+from search.home import Home
+from search.study import Study, check_contract
+from storage.artifacts import Artifacts
+from storage.errors import LeaseLostError, StorageError
+from storage.leases import Leases
+from trainer.cache import WaveformCache, find_cache, list_caches
+from trainer.device import choose_device
+from trainer.loop import Ending, EpochResult, FitResult, fit
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial's training ended, as the database shall remember it."""
+
+    state: TrialState
+    value: float | None
+    attributes: dict[str, Any]
+    reports: Sequence[float] = ()
+    """The objective after each epoch."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker process on one study."""
+
+    study: Study
+    leases: Leases
+    claims: Claims
+    cache: WaveformCache
+    artifacts: Artifacts
+    device: Any
+    stop: Event
+
+    def run(self) -> int:
+        """Train trials until the budget is spent or `stop` is set; return how many ended here.
+
+        Raises:
+            StudyFailedError: too many trials have failed.
+        """
+        num_ended = 0
+        while (claimed := self.claims.next_trial(self.stop)) is not None:
+            context = {"trial": claimed.number, "token": claimed.lease.token}
+            renew_seconds = self.study.config.lease.renew_seconds
+            try:
+                with keep_alive(self.leases, claimed.lease, renew_seconds) as lost:
+                    ended = self._train(claimed, lost)
+            except LeaseLostError:
+                logger.warning("lease_lost", extra=context)
+                continue
+            num_ended += ended
+            logger.info("trial_ended" if ended else "trial_released", extra=context)
+        return num_ended
+
+    def _train(self, claimed: ClaimedTrial, lost: Event) -> bool:
+        """Train a claimed trial; return whether it ended (else it was given back)."""
+        context = {"trial": claimed.number, "token": claimed.lease.token}
+        logger.info("trial_started", extra=context | {"config": claimed.config.model_dump()})
+        outcome = self._outcome(claimed, lost)
+        if outcome is None:
+            until_told(lambda: self.leases.release(claimed.lease), self.stop)
+            return False
+        ended = until_told(lambda: self._tell(claimed, outcome), self.stop)
+        if ended:
+            self._tidy(claimed)
+        return ended
+
+    def _tell(self, claimed: ClaimedTrial, outcome: Outcome) -> None:
+        """Send the reports that an outage or a dead worker kept back, then end the trial."""
+        while self.claims.report(claimed, outcome.reports):
+            pass  # an epoch of an ended training is no longer worth pruning
+        self.claims.finish(claimed, outcome.state, outcome.value, outcome.attributes)
+
+    def _outcome(self, claimed: ClaimedTrial, lost: Event) -> Outcome | None:
+        """Fit; None if the training was stopped before its end.
+
+        Raises:
+            LeaseLostError: right out of the training, which then writes no checkpoint either.
+        """
+        objective = self.study.config.objective
+        try:
+            result = fit(
+                claimed.config,
+                self.cache.split("train"),
+                self.cache.split("val"),
+                folder=self._folder(claimed),
+                device=self.device,
+                objective=objective,
+                on_epoch=lambda history: self._report(claimed, history),
+                should_stop=lambda: self._should_stop(claimed, lost),
+            )
+        except LeaseLostError:
+            raise
+        except Exception as error:
+            # The trial's failure is recorded; the others go on.
+            reason = f"{type(error).__name__}: {error}"
+            context = {"trial": claimed.number, "reason": reason}
+            logger.warning("trial_failed", extra=context, exc_info=True)
+            return Outcome(TrialState.FAIL, None, {FAIL_REASON: reason})
+        if result.ending is Ending.STOPPED:
+            return None
+        return self._ended(result, objective)
+
+    def _ended(self, result: FitResult, objective: str) -> Outcome:
+        assert result.best is not None  # an ended training has had an epoch
+        attributes = {
+            "metrics": result.best.metrics,
+            "best_epoch": result.best.epoch,
+            "seconds": sum(epoch.metrics["seconds"] for epoch in result.history),
+            "num_parameters": result.num_parameters,
+            "code_version": self.study.contract["code_version"],
+        }
+        reports = [epoch.metrics[objective] for epoch in result.history]
+        if result.ending is Ending.PRUNED:
+            return Outcome(TrialState.PRUNED, None, attributes, reports)
+        return Outcome(TrialState.COMPLETE, result.best.metrics[objective], attributes, reports)
+
+    def _should_stop(self, claimed: ClaimedTrial, lost: Event) -> bool:
+        if lost.is_set():
+            raise LeaseLostError(f"trial {claimed.number} was taken over")
+        return self.stop.is_set()
+
+    def _report(self, claimed: ClaimedTrial, history: Sequence[EpochResult]) -> bool:
+        """Send what the database lacks; an outage stops no training, the next epoch sends it."""
+        objective = self.study.config.objective
+        last = history[-1]
+        logger.info(
+            "epoch_ended",
+            extra={"trial": claimed.number, "epoch": last.epoch, "metrics": last.metrics},
+        )
+        try:
+            return self.claims.report(claimed, [epoch.metrics[objective] for epoch in history])
+        except LeaseLostError:
+            raise
+        except StorageError as error:
+            context = {"trial": claimed.number, "epoch": last.epoch, "reason": str(error)}
+            logger.warning("report_delayed", extra=context)
+        return False
+
+    def _folder(self, claimed: ClaimedTrial) -> Path:
+        return self.artifacts.trial_folder(self.study.name, claimed.number)
+
+    def _tidy(self, claimed: ClaimedTrial) -> None:
+        """An ended trial needs no checkpoint to resume from."""
+        (self._folder(claimed) / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def open_cache(study: Study, cache_root: Path) -> WaveformCache:
+    """Open the waveform cache that holds exactly the study's data.
+
+    Raises:
+        ContractError: there is none; says what there is instead.
+    """
+    path = find_cache(cache_root, study.data_fingerprint)
+    if path is not None:
+        return WaveformCache.open(path)
+    found = [
+        f"  data_fingerprint: study {study.data_fingerprint}, here {fingerprint} ({root})"
+        for _, root, fingerprint in list_caches(cache_root)
+    ]
+    raise ContractError(
+        f"the data of study {study.name!r} are not here:\n"
+        + "\n".join(found or [f"  no waveform cache in {cache_root}"])
+        + "\nrun `melsearch prepare DATA` on the folder that the study was created with"
+    )
+
+
+def run_worker(study: Study, home: Home, device_name: str, slot: int, stop: Event) -> int:
+    """Join a study as one more worker; return how many trials ended here.
+
+    Raises:
+        ContractError: the data or the code here are not those of the study.
+        StudyFailedError: too many trials have failed.
+        DatabaseUnavailableError: at the start; later outages are waited out.
+    """
+    check_contract(study)
+    cache = open_cache(study, home.cache)
+    device = choose_device(device_name, slot)
+    leases = Leases(study.database, study.config.lease.ttl_seconds)
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    presence = leases.take(worker_prefix(study.name) + name, name)
+    if presence is None:
+        raise SearchError(f"another worker is called {name}; start this one again")
+    context = {"study": study.name, "worker": name, "device": str(device)}
+    logger.info("worker_joined", extra=context)
+    claims = Claims(study, leases, name, str(device))
+    worker = Worker(study, leases, claims, cache, home.artifacts, device, stop)
+    with leave_in_time(stop, leases, name):
+        try:
+            with keep_alive(leases, presence, study.config.lease.renew_seconds):
+                num_ended = worker.run()
+        finally:
+            with suppress(StorageError):  # unsaid, the presence ends by itself
+                leases.end(presence)
+    logger.info("worker_left", extra=context | {"ended": num_ended})
+    return num_ended

@@ -1,0 +1,36 @@
+"""Where trials' folders lie."""
+
+from pathlib import Path
+
+import pytest
+
+from storage.artifacts import Artifacts
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    """Artifact folders below a folder that does not exist yet."""
+    return Artifacts(tmp_path / "runs")
+
+
+def test_folders_sort_by_study_and_trial_number(artifacts: Artifacts) -> None:
+    """A listing shows a study's trials in their order."""
+    folders = [artifacts.trial_folder("s", number) for number in (2, 10, 100)]
+    assert folders == sorted(folders)
+    assert {folder.parent for folder in folders} == {artifacts.study_folder("s")}
+
+
+def test_paths_make_no_folders(artifacts: Artifacts) -> None:
+    """To ask where something lies writes nothing."""
+    assert not artifacts.trial_folder("s", 1).exists()
+    assert not artifacts.root.exists()
+
+
+def test_removing_a_trial_leaves_the_others(artifacts: Artifacts) -> None:
+    """One trial's folder goes, its neighbour stays, and a second removal is no error."""
+    for number in (1, 11):
+        artifacts.trial_folder("s", number).mkdir(parents=True)
+        (artifacts.trial_folder("s", number) / "checkpoint.safetensors").write_bytes(b"x")
+    artifacts.remove_trial("s", 1)
+    artifacts.remove_trial("s", 1)
+    assert [path.name for path in artifacts.study_folder("s").iterdir()] == ["trial-00011"]

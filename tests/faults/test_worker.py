@@ -1,0 +1,310 @@
+"""Real worker processes that are killed, stopped, frozen and cut off in mid-trial."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from search.home import Home
+from search.status import read_status
+from search.study import Study, create_study
+from storage.database import Database, parse_url
+from storage.embedded import _pg_ctl, embedded_server
+from tests.faults.workers import (
+    TRAINING,
+    Crew,
+    WorkerProcess,
+    crew_of,
+    fingerprint,
+    holders,
+    make_home,
+    tiny_study,
+)
+from tests.media import small_clips, write_dataset
+from trainer.cache import prepare
+
+EPOCHS = TRAINING["epochs"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The home of these tests; each test's runs lie under its own study's name."""
+    return make_home(tmp_path_factory.mktemp("worker"))
+
+
+@pytest.fixture
+def own_home(home: Home, tmp_path: Path) -> Home:
+    """A home with the same data and no runs."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "cache").symlink_to(home.cache)
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def crew(database_url: str, own_home: Home, tmp_path: Path) -> Iterator[Crew]:
+    """Starts workers on a fresh database."""
+    with crew_of(database_url, own_home, tmp_path) as crew:
+        yield crew
+
+
+@pytest.fixture
+def study(database: Database, home: Home) -> Study:
+    """A study with a budget of one trial, its baseline."""
+    return create_study(database, tiny_study(), fingerprint(home))
+
+
+def assert_whole(study: Study, num_trials: int = 1) -> None:
+    """Require exactly the budget, each trial complete with the reports of all its epochs."""
+    trials = study.trials()
+    assert [trial.number for trial in trials] == list(range(num_trials))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    for trial in trials:
+        assert list(trial.intermediate_values) == list(range(1, EPOCHS + 1))
+        assert trial.value == max(trial.intermediate_values.values())
+    assert holders(study) == []
+
+
+def assert_resumed(worker: WorkerProcess, trial: int = 0) -> None:
+    """Require that the worker took the trial over and went on from its checkpoint."""
+    assert [event["trial"] for event in worker.events("trial_taken_over")] == [trial]
+    (resumed,) = worker.events("training_resumed")
+    assert resumed["epoch"] > 1
+    first = worker.events("epoch_ended")[0]
+    assert (first["trial"], first["epoch"]) == (trial, resumed["epoch"])
+
+
+def test_killed_workers_trial_goes_on_in_the_other(
+    database: Database, home: Home, crew: Crew
+) -> None:
+    """SIGKILL in mid-trial: the same number goes on from its checkpoint, the budget is exact."""
+    study = create_study(database, tiny_study(trials=2), fingerprint(home))
+    killed, other = crew.start(), crew.start()
+    killed.wait_for_epoch(3)
+    trial = killed.events("trial_started")[0]["trial"]
+    killed.send(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert other.wait() == 0
+    assert trial in [event["trial"] for event in other.events("trial_taken_over")]
+    (resumed,) = other.events("training_resumed")
+    assert resumed["epoch"] > 3
+    assert_whole(study, num_trials=2)
+
+
+def test_stopped_worker_gives_its_trial_back(study: Study, crew: Crew) -> None:
+    """SIGTERM: exit 0 within 10 s, and another goes on at once from the checkpoint."""
+    stopped = crew.start()
+    stopped.wait_for_epoch(2)
+    started = time.monotonic()
+    stopped.send(signal.SIGTERM)
+    assert stopped.wait(10.0) == 0
+    assert time.monotonic() - started < 10.0
+    assert stopped.events("trial_released")
+    status = read_status(study)
+    assert status["counts"]["running"] == 1
+    assert status["workers"] == []
+    assert holders(study) == []
+    other = crew.start()
+    assert other.wait() == 0
+    assert_resumed(other)
+    assert other.events("trial_taken_over")[0]["attempts"] == 0, "giving back is no death"
+    assert_whole(study)
+
+
+def test_terminated_connections_stop_no_training(
+    study: Study, crew: Crew, database: Database
+) -> None:
+    """pg_terminate_backend of all connections: the training goes on and all reports arrive."""
+    worker = crew.start()
+    terminate = sa.text(
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+        "where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    for epoch in (2, 5, 8):
+        worker.wait_for_epoch(epoch)
+        with database.engine.begin() as connection:
+            assert connection.execute(terminate).scalar()
+    assert worker.wait() == 0
+    assert_whole(study)
+    assert len(worker.events("trial_started")) == 1
+    assert not worker.events("lease_lost")
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_restarted_server_stops_no_training(own_home: Home, tmp_path: Path, mode: str) -> None:
+    """A restart or a crash of the server in mid-trial: the training goes on, all reports arrive."""
+    folder = tmp_path / "postgres"
+    with (
+        embedded_server(folder) as url,
+        crew_of(url, own_home, tmp_path) as crew,
+    ):
+        database = Database(parse_url(url, {}))
+        study = create_study(database, tiny_study(), fingerprint(own_home))
+        worker = crew.start()
+        worker.wait_for_epoch(3)
+        _pg_ctl(folder, "stop", f"--mode={mode}")
+        last = len(worker.events("epoch_ended"))
+        worker.wait_for_epoch(last + 2)  # nobody answers, and it trains on
+        assert worker.wait_for("report_delayed")
+        _pg_ctl(folder, "start", "--wait", f"--options=-c unix_socket_directories='{folder}'")
+        assert worker.wait() == 0
+        assert_whole(study)
+        assert len(worker.events("trial_started")) == 1
+        database.close()
+
+
+def test_outage_at_the_end_keeps_no_report_back(own_home: Home, tmp_path: Path) -> None:
+    """A training that ends while the server is down waits, and tells all of it afterwards."""
+    folder = tmp_path / "postgres"
+    with (
+        embedded_server(folder) as url,
+        crew_of(url, own_home, tmp_path) as crew,
+    ):
+        database = Database(parse_url(url, {}))
+        study = create_study(database, tiny_study(), fingerprint(own_home))
+        worker = crew.start()
+        worker.wait_for_epoch(3)
+        _pg_ctl(folder, "stop", "--mode=fast")
+        worker.wait_for("tell_delayed")
+        _pg_ctl(folder, "start", "--wait", f"--options=-c unix_socket_directories='{folder}'")
+        assert worker.wait() == 0
+        assert_whole(study)
+        database.close()
+
+
+def test_worker_with_other_data_refuses(study: Study, crew: Crew, tmp_path: Path) -> None:
+    """Exit code 2, and both fingerprints in one line."""
+    data = write_dataset(tmp_path / "other", small_clips(2))
+    crew.home = Home(tmp_path / "other-home")
+    report = prepare(
+        data, crew.home.cache, sample_rate=4000, notebook_images=False, num_processes=1
+    )  # fmt: skip
+    worker = crew.start()
+    assert worker.wait() == 2
+    line = f"data_fingerprint: study {study.data_fingerprint}, here {report.data_fingerprint}"
+    assert line in worker.log.read_text()
+    assert "Traceback" not in worker.log.read_text()
+    assert study.trials()[0].state == TrialState.WAITING
+
+
+def test_worker_with_other_code_refuses(study: Study, crew: Crew) -> None:
+    """Exit code 2, and both versions in one line."""
+    here = study.contract["code_version"]
+    study.optuna.set_user_attr(
+        "melsearch:contract", study.contract | {"code_version": "0.0.9+other"}
+    )
+    worker = crew.start()
+    assert worker.wait() == 2
+    line = f'code_version: study "0.0.9+other", here {json.dumps(here)}'
+    assert line in worker.log.read_text()
+    assert "Traceback" not in worker.log.read_text()
+    assert study.trials()[0].state == TrialState.WAITING
+
+
+def test_frozen_worker_writes_nothing_when_it_wakes(study: Study, crew: Crew) -> None:
+    """SIGSTOP for longer than the lease, then SIGCONT: the successor's trial is untouched."""
+    frozen = crew.start()
+    frozen.wait_for_epoch(2)
+    frozen.send(signal.SIGSTOP)
+    successor = crew.start()
+    successor.wait_for("training_resumed")
+    successor.wait_for_epoch(6)
+    checkpoint = crew.home.artifacts.trial_folder("s", 0) / "checkpoint.safetensors"
+    successor.send(signal.SIGSTOP)  # so that whatever is written now is the zombie's
+    before, trial_before = checkpoint.stat(), study.trials()[0]
+    frozen.send(signal.SIGCONT)
+    frozen.wait_for("lease_lost")
+    after, trial_after = checkpoint.stat(), study.trials()[0]
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert trial_before == trial_after
+    frozen.send(signal.SIGTERM)
+    successor.send(signal.SIGCONT)
+    assert frozen.wait() == 0
+    assert successor.wait() == 0
+    assert_resumed(successor)
+    assert_whole(study)
+
+
+def test_study_whose_trials_all_fail_stops(database: Database, home: Home, crew: Crew) -> None:
+    """A missing weights file fails each trial: exit 1 with the reason, after max_failed_trials."""
+    weights = {"weights": "/no/such/file.safetensors"}
+    config = tiny_study(
+        trials=9,
+        max_failed_trials=2,
+        training=TRAINING | weights,
+        baseline=TRAINING | weights | {"frontend": "logmel", "augmentation": "none"},
+    )
+    study = create_study(database, config, fingerprint(home))
+    worker = crew.start()
+    assert worker.wait() == 1
+    last_line = worker.log.read_text().strip().split("\n")[-1]
+    assert "3 trials failed, allowed are max_failed_trials = 2" in last_line
+    assert "/no/such/file.safetensors" in last_line
+    assert [trial.state for trial in study.trials()] == [TrialState.FAIL] * 3
+
+
+LONG_STEP = """
+import hashlib, logging, os, sys
+from pathlib import Path
+import timm
+from timm.models import register_model
+from timm.models.resnet import ResNet
+from search.home import connect, find_home
+from search.logs import configure_logging
+from search.signals import stop_on_signals
+from search.study import open_study
+from search.worker import run_worker
+
+flag = Path(sys.argv[1])
+
+class Slow(ResNet):
+    def forward(self, x):
+        if flag.exists():
+            logging.getLogger("search").info("long_step")
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # minutes, out of Python's reach
+        return super().forward(x)
+
+@register_model
+def very_slow(pretrained=False, **options):
+    backbone = timm.create_model("test_resnet", **options)
+    backbone.__class__ = Slow
+    return backbone
+
+configure_logging()
+stop = stop_on_signals()
+home = find_home()
+with connect(home) as database:
+    run_worker(open_study(database, "s"), home, "cpu", 0, stop)
+"""
+
+
+def test_step_longer_than_patience_is_cut_off(
+    database: Database, home: Home, crew: Crew, tmp_path: Path
+) -> None:
+    """SIGTERM in a step of minutes: exit 0 within 10 s, lease given back, checkpoint untouched."""
+    slow = TRAINING | {"backbone": "very_slow"}
+    baseline = slow | {"frontend": "logmel", "augmentation": "none", "weights": "none"}
+    study = create_study(database, tiny_study(training=slow, baseline=baseline), fingerprint(home))
+    flag = tmp_path / "flag"
+    worker = crew.run(["-c", LONG_STEP, str(flag)])
+    worker.wait_for_epoch(2)
+    flag.touch()
+    worker.wait_for("long_step")
+    checkpoint = crew.home.artifacts.trial_folder("s", 0) / "checkpoint.safetensors"
+    before = checkpoint.stat()
+    worker.send(signal.SIGTERM)
+    assert worker.wait(10.0) == 0
+    assert worker.events("worker_cut_off")
+    assert checkpoint.stat().st_mtime_ns == before.st_mtime_ns
+    assert holders(study) == []
+    assert read_status(study)["workers"] == []
+    assert read_status(study)["counts"]["running"] == 1
+    flag.unlink()
+    other = crew.run(["-c", LONG_STEP, str(flag)])
+    assert other.wait() == 0
+    assert_resumed(other)
+    assert_whole(study)

@@ -1,5 +1,7 @@
 """The command line: parse, call, print. Heavy modules are imported inside the commands."""
 
+import atexit
+import gc
 import json
 import signal
 import sys
@@ -246,6 +248,7 @@ def main() -> NoReturn:
     """Run the command line; a user's mistake is a message and an exit code, never a traceback."""
     configure_logging()
     _print_any_name()
+    atexit.register(gc.freeze)  # else the last collection walks all of torch, for seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()

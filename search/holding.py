@@ -11,7 +11,7 @@ from storage.leases import Lease, Leases
 
 logger = logging.getLogger(__name__)
 
-_STOP_SECONDS = 7.0  # docker stop is patient for ten
+_STOP_SECONDS = 6.0  # `docker stop` and `up` are patient for ten and for eight
 _GIVE_BACK_SECONDS = 1.5
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
 from search.config import StudyConfig
 from search.errors import ContractError, StudyError
@@ -179,7 +180,14 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
 
 def _open(database: Database, study: optuna.Study) -> Study:
     attributes = study.user_attrs
-    config = StudyConfig.model_validate(attributes[_CONFIG])
+    try:
+        config = StudyConfig.model_validate(attributes[_CONFIG])
+    except ValidationError as error:
+        frozen = attributes[_CONTRACT].get("code_version")
+        raise ContractError(
+            f"study {study.study_name!r} was frozen by version {frozen}, whose study files this "
+            f"one, {code_version()}, can't read: {error.errors()[0]['msg']}"
+        ) from error
     study.pruner = make_pruner(config)
     return Study(config, attributes[_CONTRACT], database, study)
 

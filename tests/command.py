@@ -1,9 +1,12 @@
 """Run the command line as a user does: in a process of its own, from a folder of the user's."""
 
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +49,16 @@ class Result:
     err: str
 
 
+@contextmanager
+def user_folder() -> Iterator[Path]:
+    """Yield a fresh folder for a database of its own.
+
+    Not below pytest's, which the next pytest closes to all others, root's server user included.
+    """
+    with tempfile.TemporaryDirectory(prefix="melsearch-test-") as folder:
+        yield Path(folder)
+
+
 def command(*arguments: str | Path) -> list[str]:
     """Return the command line that runs melsearch."""
     return [sys.executable, "-m", "search.cli", *map(str, arguments)]
@@ -84,3 +97,8 @@ def succeed(folder: Path, *arguments: str | Path, environ: Mapping[str, str] | N
     result = run(folder, *arguments, environ=environ)
     assert result.code == 0, result.err
     return result.out
+
+
+def limit_files(size_bytes: int) -> Callable[[], None]:
+    """Return what makes a process meet a full disk when a file of its grows beyond this size."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, size_bytes))

@@ -214,6 +214,15 @@ def test_unknown_study_names_the_known_ones(study: Study, database: Database) ->
         open_study(database, "t")
 
 
+def test_study_of_a_version_that_wrote_other_files_is_refused(
+    study: Study, database: Database
+) -> None:
+    """What this version can't read of a frozen study is said, not shown as a traceback."""
+    study.optuna.set_user_attr("melsearch:config", {"name": "s", "trials": "many"})
+    with pytest.raises(ContractError, match=r"was frozen by version 0\.1\.0"):
+        open_study(database, "s")
+
+
 def test_status_has_the_promised_shape(study: Study) -> None:
     """`status --json` is one object of documented keys."""
     mine = claims(study)

@@ -111,7 +111,8 @@ class Claims:
     def report(self, claimed: ClaimedTrial, values: Sequence[float]) -> bool:
         """Send the epochs' objective values that the database lacks; tell whether to prune.
 
-        `values[i]` belongs to epoch i + 1. The baseline is never pruned.
+        `values[i]` belongs to epoch i + 1. The baseline is never pruned, nor is a trial at its last
+        epoch: there is nothing left to save.
 
         Raises:
             LeaseLostError, DatabaseUnavailableError
@@ -122,7 +123,8 @@ class Claims:
                 if epoch in known.intermediate_values:
                     continue
                 claimed.trial.report(value, epoch)
-                if not claimed.is_baseline and claimed.trial.should_prune():
+                may_prune = not claimed.is_baseline and epoch < claimed.config.epochs
+                if may_prune and claimed.trial.should_prune():
                     return True
         return False
 

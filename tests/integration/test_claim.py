@@ -182,6 +182,15 @@ def test_poor_trial_is_pruned_and_the_baseline_never(database: Database) -> None
     assert study.trials()[poor.number].state == TrialState.PRUNED
 
 
+def test_trial_is_not_pruned_at_its_last_epoch(database: Database) -> None:
+    """Whoever has come to the end is COMPLETE, however poor: pruning would save nothing."""
+    study = create_study(database, config(training={"epochs": 1}), "data-1")
+    mine = claims(study)
+    claimed(mine.claim())
+    for value in (0.9, 0.8, 0.1):
+        assert not mine.report(claimed(mine.claim()), [value])
+
+
 def test_workers_that_start_together_propose_different_parameters(study: Study) -> None:
     """Each trial has a seed of its own."""
     claimed(claims(study, "a").claim())

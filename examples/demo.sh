@@ -8,7 +8,7 @@ out=${MELSEARCH_HOME:-.melsearch}/demo
 test -d "$out/data" || melsearch sample-data "$out/data" --clips 160
 melsearch up examples/demo.toml --data "$out/data" --workers 2
 melsearch export demo -o "$out/best.toml"
-melsearch train "$out/best.toml" -o "$out/model"
+test -d "$out/model" || melsearch train "$out/best.toml" -o "$out/model"
 melsearch predict "$out/model" "$out/data" -o "$out/submission.csv" --tta 3
 
 echo

@@ -6,7 +6,7 @@ trial is RUNNING from its first claim to its end, whoever works on it; the lease
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from threading import Event
@@ -15,11 +15,11 @@ from typing import Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.errors import StudyFailedError
+from search.errors import StudyError, StudyFailedError
 from search.space import config_from_params, suggest, suggest_baseline
 from search.study import BASELINE, Study, make_sampler
 from storage.database import database_errors
-from storage.errors import DatabaseUnavailableError, LeaseLostError
+from storage.errors import LeaseLostError, StorageError
 from storage.leases import Lease, Leases
 from trainer.config import TrainConfig
 
@@ -63,7 +63,7 @@ class Claims:
     def next_trial(self, stop: Event, poll_seconds: float = 1.0) -> ClaimedTrial | None:
         """Claim a trial; wait for one while others still work; None if there will be none.
 
-        An outage of the database is waited out.
+        An outage of the database is waited out, and so is a server that refuses us for a while.
 
         Raises:
             StudyFailedError: too many trials have failed.
@@ -72,7 +72,7 @@ class Claims:
         while not stop.is_set():
             try:
                 claimed = self.claim()
-            except (DatabaseUnavailableError, LeaseLostError) as error:
+            except StorageError as error:
                 if reachable:
                     logger.warning("database_lost", extra={"reason": str(error)})
                 reachable, claimed = False, Nothing.WAIT
@@ -140,14 +140,28 @@ class Claims:
         Raises:
             LeaseLostError, DatabaseUnavailableError
         """
-        study = self._study.optuna
         with database_errors(str(self._study.database)):
-            with self._leases.fence(claimed.lease):
-                if not self._read(claimed.trial._trial_id).state.is_finished():
-                    for key, attribute in (attributes or {}).items():
-                        claimed.trial.set_user_attr(key, attribute)
-                    study.tell(claimed.number, value, state)
-            self._leases.end(claimed.lease)
+            self._end(claimed.trial, claimed.lease, state, value, attributes or {})
+
+    def _end(
+        self,
+        trial: Trial,
+        lease: Lease,
+        state: TrialState,
+        value: float | None,
+        attributes: dict[str, Any],
+    ) -> None:
+        with self._leases.fence(lease):
+            if not self._read(trial._trial_id).state.is_finished():
+                for key, attribute in attributes.items():
+                    trial.set_user_attr(key, attribute)
+                self._study.optuna.tell(trial.number, value, state)
+        self._leases.end(lease)
+
+    def _fail(self, trial: Trial, lease: Lease, reason: str) -> None:
+        """End a trial that nobody can or may train."""
+        self._end(trial, lease, TrialState.FAIL, None, {FAIL_REASON: reason})
+        logger.warning("trial_failed", extra={"trial": trial.number, "reason": reason})
 
     def _end_surplus(self, trials: Sequence[FrozenTrial]) -> None:
         """End what was asked for beyond the budget: a claim may lose its lock before it asks."""
@@ -155,50 +169,60 @@ class Claims:
         for trial in reversed(trials):
             if num_surplus <= 0:
                 return
-            if trial.state == TrialState.RUNNING and (claimed := self._take_over(trial)):
-                reason = "it was one more than the budget"
-                self.finish(claimed, TrialState.FAIL, attributes={FAIL_REASON: reason})
+            if trial.state == TrialState.RUNNING and (taken := self._take(trial)):
+                self._fail(*taken, "it was one more than the budget")
                 num_surplus -= 1
 
-    def _take_over(self, orphan: FrozenTrial) -> ClaimedTrial | None:
+    def _take(self, orphan: FrozenTrial) -> tuple[Trial, Lease] | None:
+        """Take the lease of a RUNNING trial, unless its worker lives or has just ended it."""
         lease = self._leases.take(trial_prefix(self._study.name) + str(orphan.number), self._worker)
         if lease is None:
             return None
         if self._read(orphan._trial_id).state.is_finished():
-            self._leases.end(lease)  # its worker ended it while we were looking
+            self._leases.end(lease)
+            return None
+        return Trial(self._study.optuna, orphan._trial_id), lease
+
+    def _take_over(self, orphan: FrozenTrial) -> ClaimedTrial | None:
+        taken = self._take(orphan)
+        if taken is None:
+            return None
+        trial, lease = taken
+        if lease.attempts >= self._study.config.lease.max_attempts:
+            self._fail(trial, lease, f"its worker died {lease.attempts} times without a word")
             return None
         context = {"trial": orphan.number, "token": lease.token, "attempts": lease.attempts}
-        claimed = self._claimed(Trial(self._study.optuna, orphan._trial_id), lease)
-        if lease.attempts >= self._study.config.lease.max_attempts:
-            reason = f"its worker died {lease.attempts} times without a word"
-            self.finish(claimed, TrialState.FAIL, attributes={FAIL_REASON: reason})
-            logger.warning("trial_failed", extra=context | {"reason": reason})
-            return None
         logger.info("trial_taken_over", extra=context)
-        return claimed
+        return self._join(trial, lease)
 
     def _read(self, trial_id: int) -> FrozenTrial:
         return self._study.optuna._storage.get_trial(trial_id)
 
-    def _ask(self, number: int) -> ClaimedTrial:
+    def _ask(self, number: int) -> ClaimedTrial | Nothing:
         self._study.optuna.sampler = make_sampler(self._study.config, number)
         trial = self._study.optuna.ask()
-        config = self._suggest(trial)
+        with suppress(StudyError):  # _join meets it again, and records it
+            self._suggest(trial)
         lease = self._leases.take(trial_prefix(self._study.name) + str(trial.number), self._worker)
         if lease is None:
             raise LeaseLostError(f"trial {trial.number} was taken over while it was claimed")
-        return self._signed(ClaimedTrial(trial, lease, config, _is_baseline(trial)))
+        return self._join(trial, lease) or Nothing.WAIT
 
-    def _claimed(self, trial: Trial, lease: Lease) -> ClaimedTrial:
-        """Complete the suggestions that the dead worker may not have come to."""
+    def _join(self, trial: Trial, lease: Lease) -> ClaimedTrial | None:
+        """Complete the suggestions that a dead worker may not have come to, and sign the trial.
+
+        A trial whose parameters make no training ends FAIL here.
+        """
         self._study.optuna.sampler = make_sampler(self._study.config, trial.number)
-        return self._signed(ClaimedTrial(trial, lease, self._suggest(trial), _is_baseline(trial)))
-
-    def _signed(self, claimed: ClaimedTrial) -> ClaimedTrial:
-        with self._leases.fence(claimed.lease):
-            claimed.trial.set_user_attr("worker", self._worker)
-            claimed.trial.set_user_attr("device", self._device)
-        return claimed
+        try:
+            config = self._suggest(trial)
+        except StudyError as error:
+            self._fail(trial, lease, str(error))
+            return None
+        with self._leases.fence(lease):
+            trial.set_user_attr("worker", self._worker)
+            trial.set_user_attr("device", self._device)
+        return ClaimedTrial(trial, lease, config, _is_baseline(trial))
 
     def _suggest(self, trial: Trial) -> TrainConfig:
         suggested = suggest_baseline if _is_baseline(trial) else suggest

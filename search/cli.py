@@ -301,7 +301,7 @@ def _watch(study: "Study", as_json: bool) -> None:
         while True:
             typer.echo(json.dumps(read_status(study), default=str))
             time.sleep(2.0)
-    with Live(auto_refresh=False) as live:
+    with Live(console=make_console(), auto_refresh=False) as live:
         while True:
             live.update(render_status(read_status(study)), refresh=True)
             time.sleep(2.0)

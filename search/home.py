@@ -68,6 +68,18 @@ def connect(
         yield database
 
 
+def revive(home: Home, environ: Mapping[str, str] = os.environ) -> None:
+    """Start the embedded PostgreSQL again if it has died; for those inside `connect`.
+
+    Raises:
+        EmbeddedServerError
+    """
+    from storage.embedded import ensure_running
+
+    if not environ.get("MELSEARCH_STORAGE"):
+        ensure_running(home.postgres)
+
+
 @contextmanager
 def _closing(database: "Database") -> Iterator["Database"]:
     try:

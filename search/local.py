@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,7 +18,7 @@ from rich.panel import Panel
 
 from search.console import make_console
 from search.errors import WorkerFailedError
-from search.home import Home
+from search.home import Home, revive
 from search.status import read_status, render_status
 from search.study import Study
 from storage.errors import StorageError
@@ -121,7 +121,7 @@ def run_workers(study: Study, home: Home, num_workers: int, stop: Event) -> bool
         with _view() as show:
             while not stop.is_set():
                 codes = [worker.poll() for worker in workers]
-                if _show_status(study, show) or 2 in codes or None not in codes:
+                if _show_status(study, home, show) or 2 in codes or None not in codes:
                     break
                 stop.wait(1.0)
     finally:
@@ -177,14 +177,16 @@ def _stop_all(workers: Sequence[WorkerProcess]) -> None:
         worker.wait_or_kill(deadline)
 
 
-def _show_status(study: Study, show: Callable[[dict[str, Any]], None]) -> bool:
+def _show_status(study: Study, home: Home, show: Callable[[dict[str, Any]], None]) -> bool:
     """Show how the study stands; return whether its budget is spent."""
     try:
         show(read_status(study))
         return is_spent(study)
     except StorageError as error:  # the workers wait an outage out, and so does the view
         logger.warning("status_unknown", extra={"reason": str(error)})
-        return False
+    with suppress(StorageError):  # the next look tries again
+        revive(home)
+    return False
 
 
 @contextmanager

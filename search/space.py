@@ -3,12 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.trial import BaseTrial
 from pydantic import ValidationError
 
@@ -80,11 +74,6 @@ def config_from_params(
     return _train_config(config, params)
 
 
-def distributions(config: StudyConfig) -> dict[str, BaseDistribution]:
-    """Return the whole space, as if no parameter had a condition."""
-    return {name: _distribution(parameter) for name, parameter in config.space.items()}
-
-
 def contract(config: StudyConfig) -> dict[str, Any]:
     """Return all of the study file that its results depend on, as JSON can hold it.
 
@@ -119,14 +108,6 @@ def _suggest_value(trial: BaseTrial, name: str, parameter: Parameter) -> Choice:
     if isinstance(parameter, FloatParameter):
         return trial.suggest_float(name, low, high, step=step, log=log)
     return trial.suggest_int(name, parameter.low, parameter.high, step=parameter.step, log=log)
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    if isinstance(parameter, CategoricalParameter):
-        return CategoricalDistribution(parameter.choices)
-    values = parameter.model_dump(exclude={"type", "when"})
-    kind = FloatDistribution if isinstance(parameter, FloatParameter) else IntDistribution
-    return kind(**values)
 
 
 def _train_config(config: StudyConfig, params: Mapping[str, object]) -> TrainConfig:

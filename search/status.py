@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from search.claim import trial_prefix, worker_prefix
+from search.claim import FAIL_REASON, trial_prefix, worker_prefix
 from search.study import BASELINE, Study
 from storage.leases import Leases
 
@@ -66,8 +66,10 @@ def _baseline(trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
     for trial in trials:
         if trial.user_attrs.get(BASELINE):
             so_far = max(trial.intermediate_values.values(), default=None)
-            ended = trial.state == TrialState.COMPLETE
-            return {"trial": trial.number, "value": trial.value if ended else so_far}
+            value = trial.value if trial.state == TrialState.COMPLETE else so_far
+            failed = {"failed": trial.user_attrs.get(FAIL_REASON, "no reason was recorded")}
+            is_failed = trial.state == TrialState.FAIL
+            return {"trial": trial.number, "value": value} | (failed if is_failed else {})
     return None
 
 
@@ -142,6 +144,8 @@ def _count_words(counts: dict[str, int]) -> str:
 
 
 def _value_words(of: dict[str, Any] | None) -> str:
+    if of is not None and "failed" in of:
+        return f"failed (trial {of['trial']}): {of['failed']}"
     if of is None or of["value"] is None:
         return "none yet"
     return f"{of['value']:.4f} (trial {of['trial']})"

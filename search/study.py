@@ -86,7 +86,7 @@ def create_study(database: Database, config: StudyConfig, data_fingerprint: str)
         attributes = study.user_attrs
         if _CONTRACT in attributes:
             _refuse_another(config, attributes, frozen)
-        elif not study.get_trials(deepcopy=False):
+        elif _is_fresh(study):
             study.enqueue_trial(baseline_params(config), user_attrs={BASELINE: True})
         study.set_user_attr(_CONFIG, config.model_dump(mode="json"))
         study.set_user_attr(_BUDGET, config.trials)
@@ -190,6 +190,22 @@ def _open(database: Database, study: optuna.Study) -> Study:
         ) from error
     study.pruner = make_pruner(config)
     return Study(config, attributes[_CONTRACT], database, study)
+
+
+def _is_fresh(study: optuna.Study) -> bool:
+    """Tell whether the baseline is still to be enqueued.
+
+    Raises:
+        StudyError: Optuna's study of that name is not one of ours.
+    """
+    trials = study.get_trials(deepcopy=False)
+    is_ours = all(trial.user_attrs.get(BASELINE) for trial in trials)
+    if not is_ours or study.direction != optuna.study.StudyDirection.MAXIMIZE:
+        raise StudyError(
+            f"the database has a study {study.study_name!r} that melsearch did not create; "
+            "give yours another name"
+        )
+    return not trials
 
 
 def _refuse_another(

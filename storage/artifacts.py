@@ -1,6 +1,5 @@
 """Where checkpoints and artifacts lie: one folder a study, one a trial."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,3 @@ class Artifacts:
     def trial_folder(self, study: str, number: int) -> Path:
         """Return the folder of one trial's checkpoints and artifacts."""
         return self.study_folder(study) / f"trial-{number:05d}"
-
-    def remove_trial(self, study: str, number: int) -> None:
-        """Delete what a trial left, if it left anything."""
-        shutil.rmtree(self.trial_folder(study, number), ignore_errors=True)

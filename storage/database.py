@@ -23,6 +23,9 @@ _CONNECT_ARGS = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
+    # And the server frees the locks of a client that froze or vanished, so that others go on.
+    "options": "-c idle_in_transaction_session_timeout=30000 -c tcp_keepalives_idle=20"
+    " -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
 }
 _REFUSALS = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf")
 

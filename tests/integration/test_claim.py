@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -135,6 +136,36 @@ def test_trial_that_kills_its_workers_fails(study: Study) -> None:
     assert trial.state == TrialState.FAIL
     assert "died 2 times" in trial.user_attrs[FAIL_REASON]
     assert found.number != fatal
+
+
+def test_trial_whose_parameters_make_no_training_fails(study: Study) -> None:
+    """It is told FAIL with the reason, blocks nobody, and is replaced."""
+    mine = claims(study)
+    claimed(mine.claim())
+    study.optuna.enqueue_trial({"optimizer": "adam", "lr": 100.0})
+    with pytest.warns(UserWarning, match="out of range"):
+        assert mine.claim() is Nothing.WAIT
+    failed = study.trials()[1]
+    assert failed.state == TrialState.FAIL
+    assert "no training has the parameters" in failed.user_attrs[FAIL_REASON]
+    assert claimed(mine.claim()).number == 2
+
+
+def test_failed_baseline_is_shown(study: Study) -> None:
+    """Without a baseline there is nothing to compare with: the status says why it failed."""
+    mine = claims(study)
+    mine.finish(claimed(mine.claim()), TrialState.FAIL, attributes={FAIL_REASON: "no network"})
+    assert read_status(study)["baseline"] == {"trial": 0, "value": None, "failed": "no network"}
+
+
+def test_foreign_study_of_that_name_is_left_alone(database: Database) -> None:
+    """What melsearch did not create it neither adopts nor changes."""
+    create_study(database, config(name="other"), "data-1")
+    foreign = optuna.create_study(storage=database.optuna_storage(), study_name="s")
+    foreign.tell(foreign.ask(), 1.0)
+    with pytest.raises(StudyError, match="that melsearch did not create"):
+        create_study(database, config(), "data-1")
+    assert foreign.user_attrs == {}
 
 
 def test_crash_between_ask_and_lease_leaves_a_whole_trial(study: Study) -> None:

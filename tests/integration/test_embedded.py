@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from storage.database import Database, parse_url
-from storage.embedded import embedded_server, is_initialised
+from storage.embedded import embedded_server, ensure_running, is_initialised
 from storage.errors import EmbeddedServerError
 from tests.waiting import wait_until
 
@@ -199,3 +199,75 @@ def test_folder_that_is_a_file_is_explained(folder: Path) -> None:
     folder.write_text("")
     with pytest.raises(EmbeddedServerError, match=r"can't be started"), embedded_server(folder):
         pytest.fail("a file was taken for a folder")
+
+
+def test_server_that_died_under_its_users_is_started_again(folder: Path) -> None:
+    """Whoever goes on using it can have it back under the same URL, and stops it at the end."""
+    with embedded_server(folder) as url:
+        pid = server_pid(folder)
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: server_pid(folder) is None)
+        ensure_running(folder)
+        assert answer(url) == 1
+    assert server_pid(folder) is None
+
+
+def test_folder_may_have_any_name(folder: Path) -> None:
+    """What a shell, a URL or libpq reads as its own is a name like any other."""
+    odd = folder.parent / "R&D it's 50%20, $HOME `x` c++"
+    with embedded_server(odd) as url:
+        assert answer(url) == 1
+    assert server_pid(odd) is None
+
+
+def test_root_leaves_the_data_of_another_user_alone(folder: Path) -> None:
+    """`sudo melsearch` neither takes a user's database over nor starts it."""
+    if os.geteuid() != 0:
+        return  # only root could do harm here
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "PG_VERSION").write_text("18")
+    os.chown(folder, 65534, -1)
+    os.chown(folder / "data", 65534, -1)
+    with (
+        pytest.raises(EmbeddedServerError, match="run this as nobody, not as root"),
+        embedded_server(folder),
+    ):
+        pytest.fail("it must not start")
+    assert folder.stat().st_uid == 65534
+
+
+def test_server_of_another_host_is_not_started_twice(folder: Path) -> None:
+    """Two servers on one folder would destroy it; a clean stop lets another host go on."""
+    with embedded_server(folder):
+        (folder / "server.host").write_text("elsewhere")
+        with (
+            pytest.raises(EmbeddedServerError, match="served by the host elsewhere"),
+            embedded_server(folder),
+        ):
+            pytest.fail("it must not start")
+    with embedded_server(folder) as url:
+        assert answer(url) == 1
+
+
+def test_folder_that_is_open_to_others_is_refused(folder: Path) -> None:
+    """Who can reach the socket is let in: the message says how to close the folder."""
+    with embedded_server(folder):
+        pass
+    folder.chmod(0o755)
+    with (
+        pytest.raises(EmbeddedServerError, match=f"chmod 700 {folder}"),
+        embedded_server(folder),
+    ):
+        pytest.fail("it must not start")
+
+
+def test_set_up_without_space_says_so(folder: Path, users: ExitStack) -> None:
+    """initdb's own words are shown."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+    result = subprocess.run(
+        [sys.executable, "-c", limit + USER, str(folder)], capture_output=True, text=True, input=""
+    )
+    assert result.returncode == 1
+    assert "EmbeddedServerError" in result.stderr
+    assert "initdb failed" in result.stderr

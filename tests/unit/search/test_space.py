@@ -16,7 +16,6 @@ from search.space import (
     contract,
     describe,
     diff_contract,
-    distributions,
     suggest,
     suggest_baseline,
 )
@@ -71,17 +70,6 @@ def test_trial_is_given_active_parameters_alone() -> None:
         assert ("momentum" in names) == (trial.params.get("optimizer") == "sgd")
         seen.add(names)
     assert len(seen) == 3
-
-
-def test_suggestions_have_the_studys_distributions() -> None:
-    """What Optuna records of a trial is what `distributions` tells of the study."""
-    config = study_config()
-    trial = FixedTrial(
-        {"schedule": "step", "optimizer": "sgd", "momentum": 0.6}
-        | {"lr": 1e-3, "batch_size": 16, "dropout": 0.1}
-    )
-    suggest(trial, config)
-    assert trial.distributions == distributions(config)
 
 
 def test_training_holds_params_fixed_values_and_seed() -> None:

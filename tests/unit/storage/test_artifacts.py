@@ -24,13 +24,3 @@ def test_paths_make_no_folders(artifacts: Artifacts) -> None:
     """To ask where something lies writes nothing."""
     assert not artifacts.trial_folder("s", 1).exists()
     assert not artifacts.root.exists()
-
-
-def test_removing_a_trial_leaves_the_others(artifacts: Artifacts) -> None:
-    """One trial's folder goes, its neighbour stays, and a second removal is no error."""
-    for number in (1, 11):
-        artifacts.trial_folder("s", number).mkdir(parents=True)
-        (artifacts.trial_folder("s", number) / "checkpoint.safetensors").write_bytes(b"x")
-    artifacts.remove_trial("s", 1)
-    artifacts.remove_trial("s", 1)
-    assert [path.name for path in artifacts.study_folder("s").iterdir()] == ["trial-00011"]

@@ -158,7 +158,10 @@ def _decode_frames(
 
 def _mix_down(frame: av.AudioFrame) -> FloatArray:
     """Return the mean of a frame's channels as (T,); full scale is 1."""
-    samples = frame.to_ndarray()
+    try:
+        samples = frame.to_ndarray()
+    except ValueError as error:  # of 64-bit integers
+        raise UndecodableError("its sample format is not supported") from error
     num_channels = frame.layout.nb_channels
     if not frame.format.is_planar:
         samples = samples.reshape(-1, num_channels).T

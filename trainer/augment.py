@@ -32,6 +32,8 @@ ROLL_OFF = 0.05
 MAX_MIX = 0.5
 MAX_CROP = 0.2
 """Of the image's area."""
+MAX_MARGIN = 1 / 8
+"""Of the image's sides, both margins of the centre crop together: 256 pixels to 224."""
 MAX_JITTER = 0.2
 
 
@@ -55,9 +57,13 @@ class Augment:
         """Return augmented images in [0, 1], not yet normalised, and their soft targets."""
         return image_BCMF, targets_BK
 
+    def evaluation_image(self, image_BCMF: Tensor) -> Tensor:
+        """Return what an evaluation sees of images in [0, 1], not yet normalised."""
+        return image_BCMF
+
 
 class NotebookAugment(Augment):
-    """The notebook's policy: flips; with strength also its crop and its jitter.
+    """The notebook's policy: flips; with strength also its crops and its jitter.
 
     Its jitter of saturation and hue changes nothing on grey, so there is none here.
     """
@@ -76,6 +82,14 @@ class NotebookAugment(Augment):
             jitter = MAX_JITTER * self.strength
             grey_B1MF = _jitter(grey_B1MF, _draw(2, len(grey_B1MF), generator), jitter)
         return grey_B1MF.expand_as(image_BCMF), targets_BK
+
+    def evaluation_image(self, image_BCMF: Tensor) -> Tensor:
+        """Return the centre crop, resized to the image's size; the whole image at strength 0."""
+        if self.strength == 0:
+            return image_BCMF
+        grey_B1MF = image_BCMF[:, :1]
+        scales_SB = grey_B1MF.new_full((2, len(grey_B1MF)), 1 - MAX_MARGIN * self.strength)
+        return _sample(grey_B1MF, scales_SB, torch.zeros_like(scales_SB)).expand_as(image_BCMF)
 
 
 class SpecAugment(Augment):
@@ -226,7 +240,14 @@ def _crop(image_BCMF: Tensor, flips_SB: Tensor, draws_SB: Tensor, largest: float
     log_aspect_B = log_area_B * (2 * draws_SB[1] - 1)
     sides_SB = torch.stack([log_area_B + log_aspect_B, log_area_B - log_aspect_B]).mul(0.5).exp()
     centres_SB = (2 * draws_SB[2:] - 1) * (1 - sides_SB)
-    scales_SB = torch.where(flips_SB, -sides_SB, sides_SB)
+    return _sample(image_BCMF, torch.where(flips_SB, -sides_SB, sides_SB), centres_SB)
+
+
+def _sample(image_BCMF: Tensor, scales_SB: Tensor, centres_SB: Tensor) -> Tensor:
+    """Return a section of each image at the image's size, bilinear.
+
+    Sides are 1 for the whole image, negative ones flip; centres are in [-1, 1], 0 in the middle.
+    """
     theta_B23 = image_BCMF.new_zeros(len(image_BCMF), 2, 3)
     theta_B23[:, 1, 1], theta_B23[:, 0, 0] = scales_SB
     theta_B23[:, 1, 2], theta_B23[:, 0, 2] = centres_SB

@@ -66,6 +66,8 @@ class ClipSet:
     samples_S: NDArray[np.int16]
     images: NDArray[np.uint8] | None
     """(N, 256, 256), the notebook's images, or None if the cache was made without."""
+    data_fingerprint: str = ""
+    """Of the cache that they are of; empty for clips of no cache."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -131,6 +133,7 @@ class WaveformCache:
             offsets=np.array([clip.offset for clip in clips], np.int64),
             samples_S=self.samples_S,
             images=None if self.images is None else self.images[first:last],
+            data_fingerprint=self.data_fingerprint,
         )
 
     def all_clips(self) -> ClipSet:
@@ -155,6 +158,7 @@ def join(first: ClipSet, second: ClipSet) -> ClipSet:
         offsets=np.concatenate([first.offsets, second.offsets]),
         samples_S=first.samples_S,
         images=_join_images(first.images, second.images),
+        data_fingerprint=first.data_fingerprint,
     )
 
 

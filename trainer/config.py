@@ -12,7 +12,7 @@ Schedule = Literal["cosine", "step", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-class TrainConfig(BaseModel, frozen=True, extra="forbid"):
+class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Every hyperparameter of one training; equal values mean the same training."""
 
     backbone: str = "resnet18"

@@ -88,11 +88,11 @@ def decode_all(
     todo = deque(paths)
     while todo:
         pending: deque[tuple[Path, Future[Outcome]]] = deque()
-        pool = _open_pool(num_processes)
+        pool = open_pool(num_processes)
         try:
             while todo or pending:
                 while todo and len(pending) < CLIPS_AHEAD * num_processes:
-                    pending.append((todo[0], _submit(pool, decode, todo[0], settings)))
+                    pending.append((todo[0], submit(pool, decode, todo[0], settings)))
                     todo.popleft()
                 outcome = pending[0][1].result()
                 pending.popleft()
@@ -111,9 +111,9 @@ def _salvage(
     """Return the outcome of a clip that was under way when a process died."""
     if future.done() and not future.cancelled() and future.exception() is None:
         return future.result()
-    pool = _open_pool(1)
+    pool = open_pool(1)
     try:
-        _submit(pool, os.getpid).result()
+        submit(pool, os.getpid).result()
     except BrokenProcessPool as error:
         pool.shutdown()
         raise DataError(
@@ -121,20 +121,21 @@ def _salvage(
             "What is decoded is kept: make room and run melsearch prepare again"
         ) from error
     try:
-        return _submit(pool, decode, path, settings).result()
+        return submit(pool, decode, path, settings).result()
     except BrokenProcessPool:
         return CRASHED
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _open_pool(num_processes: int) -> ProcessPoolExecutor:
+def open_pool(num_processes: int) -> ProcessPoolExecutor:
+    """Return a pool of processes of one core each that end with this one, killed or not."""
     # Spawned, as a fork would copy the locks of torch's and FFmpeg's threads in whatever state.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(num_processes, mp_context=context, initializer=_start_process)
 
 
-def _submit(
+def submit(
     pool: ProcessPoolExecutor, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs
 ) -> Future[R]:
     """Submit a call; the processes it starts never see Ctrl-C, their parent does."""
@@ -146,7 +147,7 @@ def _submit(
 
 
 def _start_process() -> None:
-    """Make a decoder process end with its parent and use one core."""
+    """Make a process end with its parent and use one core."""
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
     Thread(target=_end_with_parent, daemon=True).start()

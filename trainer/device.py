@@ -36,12 +36,16 @@ def describe_device(device: torch.device) -> str:
 
 
 def prepare_device(device: torch.device) -> None:
-    """Make the kernels of this process repeat their results where they can."""
+    """Make the kernels of this process repeat their results where they can.
+
+    Gives back the memory that the process keeps of earlier work, for others on the same GPU.
+    """
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        torch.cuda.empty_cache()
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

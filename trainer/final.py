@@ -23,7 +23,7 @@ from trainer.history import EpochResult
 from trainer.inference import predict_logits
 from trainer.loop import Ending, FitResult, fit
 from trainer.metrics import summarize
-from trainer.model import build_model
+from trainer.model import build_model, to_channels_last
 from trainer.recipe import Recipe
 from trainer.snapshots import BEST_NAME
 
@@ -39,10 +39,9 @@ class _Plan:
     """What the stages of a final training share."""
 
     config: TrainConfig
+    cache: WaveformCache
     train: ClipSet
     val: ClipSet
-    everything: Callable[[], ClipSet]
-    """Both splits; called only when they are needed, as it copies images."""
     work: Path
     device: torch.device
     objective: str
@@ -83,15 +82,14 @@ def train_final(
     _check_cache(config, cache)
     work = work or out.with_name(f".{out.name}.training")
     plan = _Plan(
-        config, cache.split("train"), cache.split("val"), cache.all_clips, work, device,
+        config, cache, cache.split("train"), cache.split("val"), work, device,
         objective, on_epoch, should_stop,
     )  # fmt: skip
     chosen = _fit_stage(plan, "train", config.epochs)
     weights, metrics = _measure(plan, chosen)
     if on == "all":
         best_epoch = metrics["best_epoch"]
-        _fit_stage(plan, "all", best_epoch)
-        weights = _read_weights(plan.work / "all")
+        weights = _read_weights(plan.work / "all", _fit_stage(plan, "all", best_epoch))
         metrics |= {"on": "all", "epochs": best_epoch, "prior": _share_of_fakes(plan, "all")}
     recipe = Recipe(config, origin or {})
     write_model_folder(out, weights, recipe, metrics, write_card(recipe, metrics))
@@ -118,7 +116,7 @@ def _fit_stage(plan: _Plan, stage: Stage, num_epochs: int) -> FitResult:
     is_all = stage == "all"
     result = fit(
         plan.config,
-        plan.everything() if is_all else plan.train,
+        plan.cache.all_clips() if is_all else plan.train,
         None if is_all else plan.val,
         folder=plan.work / stage,
         device=plan.device,
@@ -137,7 +135,7 @@ def _fit_stage(plan: _Plan, stage: Stage, num_epochs: int) -> FitResult:
 
 def _measure(plan: _Plan, chosen: FitResult) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the best epoch's weights, and all that metrics.json says of them."""
-    weights = _read_weights(plan.work / "train")
+    weights = _read_weights(plan.work / "train", chosen)
     logits_NK = _score_validation(plan, weights)
     targets_N = plan.val.targets
     temperature = fit_temperature(logits_NK, targets_N)
@@ -166,7 +164,7 @@ def _score_validation(plan: _Plan, weights: dict[str, Tensor]) -> NDArray[np.flo
     frontend = build_frontend(config).to(device)
     model = build_model(config.model_copy(update={"weights": "none"}), frontend.num_channels)
     model.load_state_dict(weights)
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model = to_channels_last(model.to(device))
     logits_NK = predict_logits(
         model, frontend, plan.val, config, device, should_stop=plan.should_stop
     )
@@ -175,15 +173,20 @@ def _score_validation(plan: _Plan, weights: dict[str, Tensor]) -> NDArray[np.flo
     return logits_NK
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _read_weights(folder: Path, result: FitResult) -> dict[str, Tensor]:
+    """Return the weights of the training's best epoch, never those of another one."""
     path = folder / BEST_NAME
+    assert result.best is not None
     try:
-        return load_checkpoint(path)[0]
+        weights, scalars = load_checkpoint(path)
+        if (scalars.get("epoch"), scalars.get("identity")) != (result.best.epoch, result.identity):
+            raise CheckpointError(f"they are not those of epoch {result.best.epoch}")
     except (OSError, CheckpointError) as error:
         raise TrainerError(
-            f"the trained weights in {path} can't be read, was there no space left? Free some and"
+            f"the trained weights in {path} can't be had, was there no space left? Free some and"
             f" give the same command again: {error}"
         ) from error
+    return weights
 
 
 def _share_of_fakes(plan: _Plan, on: Stage) -> float:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from trainer.config import TrainConfig
+from trainer.device import prepare_device
 from trainer.errors import ModelError, RecipeError
 from trainer.frontend import Frontend, build_frontend
-from trainer.model import Detector, build_model
+from trainer.model import Detector, build_model, to_channels_last
 from trainer.recipe import Recipe, read_recipe, write_recipe
 
 MODEL_FILE = "model.safetensors"
@@ -42,12 +43,17 @@ def check_target(out: Path) -> None:
     """Refuse a place for a model folder where something else would be overwritten.
 
     Raises:
-        ModelError: it is a file, or a folder with more in it than a model.
+        ModelError: it is a file, a mount point, or a folder with more in it than a model.
     """
     if not os.path.lexists(out):
         return
     if not out.is_dir():
         raise ModelError(f"the model folder {out} is a file; name a new folder")
+    if os.path.ismount(out):
+        raise ModelError(
+            f"the model folder {out} is a mount point, which can't be replaced; name a folder"
+            f" below it, such as {out / 'model'}"
+        )
     found = {path.name for path in out.iterdir()}
     foreign = sorted(found - {*MODEL_FILES, CARD_FILE})
     if foreign or (found and MODEL_FILE not in found):
@@ -77,11 +83,21 @@ def write_model_folder(
             text = json.dumps(_without_nan(metrics), indent=2, ensure_ascii=False)
             (fresh / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
             (fresh / CARD_FILE).write_text(card, encoding="utf-8")
-            if out.exists():
-                out.rename(Path(place) / "replaced")
-            fresh.rename(out)
+            _put_in_place(fresh, out, Path(place) / "replaced")
     except (OSError, shutil.Error) as error:
         raise ModelError(f"can't write the model folder {out}: {error}") from error
+
+
+def _put_in_place(fresh: Path, out: Path, replaced: Path) -> None:
+    """Move the fresh folder to `out`, and what was there to `replaced`; back if that fails."""
+    if out.exists():
+        out.rename(replaced)
+    try:
+        fresh.rename(out)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(out)
+        raise
 
 
 def load_detector(model_dir: Path, device: torch.device) -> LoadedDetector:
@@ -90,13 +106,14 @@ def load_detector(model_dir: Path, device: torch.device) -> LoadedDetector:
     Raises:
         ModelError: names the file that is missing or damaged.
     """
+    prepare_device(device)
     _require_files(model_dir)
     config = _read_config(model_dir / CONFIG_FILE)
     temperature, prior = _read_calibration(model_dir / METRICS_FILE)
     frontend = build_frontend(config)
     model = build_model(config.model_copy(update={"weights": "none"}), frontend.num_channels)
     _fill_weights(model, model_dir / MODEL_FILE)
-    model = model.to(device).to(memory_format=torch.channels_last).eval()
+    model = to_channels_last(model.to(device)).eval()
     return LoadedDetector(model, frontend.to(device), config, temperature, prior)
 
 

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.augment import build_augment
 from trainer.batches import evaluation_batches
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
@@ -40,6 +41,7 @@ def predict_logits(
     and changes the level a little, always in the same way. Leaves the model in evaluation mode.
     """
     model.eval()
+    augment = build_augment(config)
     shift = test_pass * GOLDEN_RATIO % 1
     logits_WK, indices_W = [], []
     with torch.inference_mode():
@@ -49,8 +51,8 @@ def predict_logits(
             if should_stop():
                 return None
             inputs = _vary(to_inputs(upload(batch.inputs, device)), config, test_pass)
-            image_BCMF = frontend.normalise(frontend(inputs))
-            logits_WK.append(score(model, image_BCMF, config, device))
+            image_BCMF = augment.evaluation_image(frontend(inputs))
+            logits_WK.append(score(model, frontend.normalise(image_BCMF), config, device))
             indices_W.append(batch.indices)
     if not logits_WK:
         return np.zeros((0, NUM_CLASSES))

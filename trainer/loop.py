@@ -19,9 +19,10 @@ from trainer.batches import check_images
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 from trainer.device import prepare_device
-from trainer.errors import DataError
+from trainer.errors import DataError, TrainerError
 from trainer.history import EpochResult, best_of
 from trainer.inference import predict_logits
+from trainer.metrics import summarize
 from trainer.model import count_parameters
 from trainer.snapshots import Snapshot, Snapshots
 from trainer.training import Progress, Training, TrainingDivergedError
@@ -60,6 +61,8 @@ class FitResult:
     history: tuple[EpochResult, ...]
     best: EpochResult | None
     num_parameters: int
+    identity: str
+    """Of the training; its checkpoint and its best weights name it."""
 
 
 def fit(
@@ -87,9 +90,13 @@ def fit(
     Raises:
         TrainingDivergedError: the loss became infinite or nan.
         DataError: the clips can't be trained on.
-        ModelError: the backbone or its weights can't be had.
+        ModelError: the backbone or its weights can't be had, or it can't read such images.
+        TrainerError: the objective is no metric of the validation clips.
+        OSError: the folder can't be written; a disk that is full is no reason to end.
     """
     _check_clips(config, train, val)
+    if val is not None:
+        _check_objective(objective)
     prepare_device(device)
     snapshots = Snapshots(folder, _identify(config, train, val, objective))
     snapshot = snapshots.load()
@@ -102,7 +109,7 @@ def fit(
     on_start(log.history)
     ending = _run(training, log, on_epoch, should_stop)
     num_parameters = count_parameters(training.model)
-    return FitResult(ending, tuple(log.history), log.best, num_parameters)
+    return FitResult(ending, tuple(log.history), log.best, num_parameters, snapshots.identity)
 
 
 def _run(
@@ -179,11 +186,21 @@ def _check_clips(config: TrainConfig, train: ClipSet, val: ClipSet | None) -> No
         check_images(clips, config)
 
 
+def _check_objective(objective: str) -> None:
+    allowed = summarize(np.zeros((1, 2)), np.zeros(1))
+    if objective not in allowed:
+        raise TrainerError(
+            f"objective must be one of {', '.join(allowed)}, got {objective!r} (a recipe's is in"
+            " its origin table)"
+        )
+
+
 def _identify(config: TrainConfig, train: ClipSet, val: ClipSet | None, objective: str) -> str:
     """Return a fingerprint of all that a training depends on, for its checkpoint."""
     digest = hashlib.sha256(f"{config.model_dump_json()} {objective}".encode())
     for clips in (train, val):
         if clips is not None:
+            digest.update(clips.data_fingerprint.encode())
             digest.update("\0".join(clips.names).encode(errors="surrogateescape"))
             digest.update(np.ascontiguousarray(clips.targets).data)
             digest.update(np.ascontiguousarray(clips.num_samples).data)

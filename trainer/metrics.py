@@ -147,6 +147,7 @@ def summarize(logits_NK: Array, targets_N: Array) -> dict[str, float]:
         "auc": _value(lambda: roc_auc(log_odds_N, targets_N)),
         "eer": _value(lambda: equal_error_rate(log_odds_N, targets_N)),
         "tpr_at_fpr_1e-2": _value(lambda: tpr_at_fpr(log_odds_N, targets_N, 1e-2)),
+        "tpr_at_fpr_1e-3": _value(lambda: tpr_at_fpr(log_odds_N, targets_N, 1e-3)),
         "nll": nll,
         "cllr": _value(lambda: cllr(log_odds_N, targets_N, _prior_log_odds(targets_N))),
         "ece": _value(lambda: expected_calibration_error(probs_N, targets_N)),

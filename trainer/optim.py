@@ -15,7 +15,10 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = False) -> Optimizer:
-    """Return the config's optimizer; biases and normalisation layers are not decayed."""
+    """Return the config's optimizer.
+
+    Parameters of one dimension or none are not decayed: biases and normalisation layers.
+    """
     trainable = [x for x in model.parameters() if x.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [x for x in trainable if x.ndim > 1], "weight_decay": config.weight_decay},

@@ -68,7 +68,9 @@ def predict(
 
     The rows are those of `data/prediction.txt.csv` in its order, else the videos of `data/valset`,
     else those of `data` itself, sorted. `tta` passes over shifted windows, at other levels, are
-    averaged. A file that can't be read gets the prior. Equal inputs give equal outputs.
+    averaged; the temperature was fitted on a single pass, so with more the probabilities are a
+    little less well calibrated. A file that can't be read gets the prior. Equal inputs give equal
+    outputs.
 
     Raises:
         ModelError: the model folder lacks a file, or one is damaged.
@@ -196,11 +198,11 @@ def _gather(clips: Sequence[DecodedClip], names: list[str]) -> ClipSet:
 
 
 def _write_submission(out: Path, rows: Sequence[_Row], probs: Sequence[float]) -> None:
-    """Write the submission at once, with so many digits that few clips become ties."""
+    """Write the submission at once, with all digits, so that confident clips don't become ties."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["video_name", "y_pred"])
-    table.writerows((row.name, f"{prob:.9g}") for row, prob in zip(rows, probs, strict=True))
+    table.writerows((row.name, repr(prob)) for row, prob in zip(rows, probs, strict=True))
     fresh = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         fresh.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))

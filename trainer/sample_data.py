@@ -2,10 +2,8 @@
 
 import csv
 import hashlib
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -15,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.decode import open_pool, submit
 from trainer.errors import DataError
 from trainer.sample_video import PlannedClip, render_clip
 
@@ -147,7 +146,7 @@ def _render_clips(
             progress(done, len(plan))
         return
     with _started_processes(processes) as pool:
-        futures = [pool.submit(render_clip, clip, folder) for clip in plan]
+        futures = [submit(pool, render_clip, clip, folder) for clip in plan]
         for done, future in enumerate(as_completed(futures), start=1):
             _raise_failure(future)
             progress(done, len(plan))
@@ -156,17 +155,11 @@ def _render_clips(
 @contextmanager
 def _started_processes(processes: int) -> Iterator[ProcessPoolExecutor]:
     """Give a pool that drops what it has not begun when the body fails."""
-    pool = ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
-    )
+    pool = open_pool(processes)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _raise_failure(future: "Future[None]") -> None:

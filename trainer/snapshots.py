@@ -1,6 +1,8 @@
 """A training's folder: the newest checkpoint and the best epoch's weights, which always agree."""
 
+import errno
 import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +77,11 @@ class Snapshots:
         """Return the newest state, None if there is none that can be gone on from.
 
         A damaged checkpoint, or one of another training, is logged and ignored.
+
+        Raises:
+            OSError: the folder can't be written, now and hence at the end of every epoch.
         """
+        self._try_writing()
         remove_stale_temporaries(self.folder)
         path = self.folder / CHECKPOINT_NAME
         if not path.exists():
@@ -92,6 +98,16 @@ class Snapshots:
         else:
             return Snapshot(tensors, scalars)
         return None
+
+    def _try_writing(self) -> None:
+        """Find out before the training whether its checkpoints can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # space may come back
+                raise
 
     def _complete_best(self, best_epoch: int | None) -> bool:
         """Make best.safetensors agree with a checkpoint; False if that is impossible."""

@@ -13,14 +13,14 @@ from torch.nn import functional
 
 from trainer import device as devices
 from trainer.augment import build_augment
-from trainer.batches import Batch, count_steps, training_batches
+from trainer.batches import Batch, count_steps, read_inputs, training_batches
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
-from trainer.errors import TrainerError
+from trainer.errors import ModelError, TrainerError
 from trainer.frontend import build_frontend
 from trainer.inference import predict_logits, score, to_inputs
 from trainer.metrics import summarize
-from trainer.model import NUM_CLASSES, Detector, build_model
+from trainer.model import NUM_CLASSES, Detector, build_model, to_channels_last
 from trainer.optim import (
     WeightAverage,
     build_optimizer,
@@ -68,7 +68,7 @@ class Training:
         self.augment = build_augment(config)
         torch.manual_seed(config.seed)
         model = build_model(config, self.frontend.num_channels).to(device)
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = to_channels_last(model)
         fused = devices.prefers_fused_optimizer(device)
         self.optimizer = build_optimizer(self.model, config, fused=fused)
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
@@ -77,6 +77,7 @@ class Training:
         self.progress = Progress()
         self.losses: list[tuple[Tensor, int]] = []
         """Of the newest steps, with their batch sizes: not yet read from the device."""
+        self._try_model()
 
     @property
     def evaluated(self) -> Detector:
@@ -114,6 +115,27 @@ class Training:
         metrics = self._evaluate(should_stop) if is_complete else None
         self.progress.eval_seconds += time.perf_counter() - started
         return None if metrics is None else self._summarize_training() | metrics
+
+    @torch.no_grad()
+    def _try_model(self) -> None:
+        """Let the model read one image, in evaluation mode, which changes and draws nothing.
+
+        Raises:
+            ModelError: it can't read images of the frontend's size.
+        """
+        first = np.zeros(1, np.int64)
+        inputs = devices.upload(read_inputs(self.train, self.config, first, first), self.device)
+        image_BCMF = self.frontend.normalise(self.frontend(to_inputs(inputs)))
+        try:
+            score(self.model.eval(), image_BCMF, self.config, self.device)
+        except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            height, width = image_BCMF.shape[-2:]
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ModelError(
+                f"backbone {self.config.backbone!r} can't read the frontend's images of"
+                f" {height} x {width} ({reason}); choose another backbone, or other n_mels,"
+                " window_seconds and hop_length"
+            ) from error
 
     def _train_epoch(self, should_stop: Callable[[], bool]) -> bool:
         """Do the epoch's remaining steps; False if it was stopped before its end."""

@@ -1,5 +1,6 @@
 """Decoding: every container gives its sound, every bad file its reason."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,13 @@ def test_file_that_cannot_be_opened_is_unreadable(tmp_path: Path, make: object) 
     assert callable(make)
     make(tmp_path / "a.mp4")
     assert reason(tmp_path / "a.mp4") == "unreadable"
+
+
+def test_unsupported_sample_format_is_not_called_damage(tmp_path: Path) -> None:
+    """Integers of 64 bits."""
+    data = make_tone()[0].astype("<i8").tobytes()
+    header = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, RATE, RATE * 8, 8, 64)
+    chunks = b"WAVE" + header + struct.pack("<4sI", b"data", len(data)) + data
+    path = tmp_path / "tone.wav"
+    path.write_bytes(struct.pack("<4sI", b"RIFF", len(chunks)) + chunks)
+    assert reason(path) == "its sample format is not supported"

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trainer.augment import MAX_GAIN_DB, Augment, build_augment
 from trainer.config import Augmentation, TrainConfig
@@ -262,3 +263,20 @@ def test_strong_mixes_images_and_targets_in_the_same_shares() -> None:
     assert (targets.diagonal() >= 0.5).all()
     assert targets.diagonal().min() < 0.7
     assert ((targets > 0).sum(dim=1) == 2).all()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_evaluation_at_strength_zero_sees_the_exact_image(policy: str) -> None:
+    """Only the notebook's policy crops at all."""
+    assert torch.equal(make(policy, 0.0).evaluation_image(images()), images())
+    is_cropped = not torch.equal(make(policy, 1.0).evaluation_image(images()), images())
+    assert is_cropped == (policy == "notebook")
+
+
+def test_centre_crop_is_224_of_256_resized_back() -> None:
+    """As the notebook's Resize 256 and CenterCrop 224, at the image's own size."""
+    whole = images(channels=3, height=256, width=256)
+    seen = make("notebook", 1.0).evaluation_image(whole)
+    crop = functional.interpolate(whole[..., 16:240, 16:240], (256, 256), mode="bilinear")
+    inside = (..., slice(2, -2), slice(2, -2))  # at the rim the sampling sees one pixel more
+    assert torch.allclose(seen[inside], crop[inside], atol=1e-4)

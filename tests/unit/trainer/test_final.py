@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 import torch
 
 from tests.clips import SAMPLE_RATE, make_clips, tiny_config
+from tests.disk import full_disk
 from trainer.cache import CachedClip, ClipSet, WaveformCache, join
 from trainer.calibration import apply_temperature
 from trainer.config import TrainConfig
 from trainer.errors import DataError, ModelError, TrainerError
 from trainer.final import TrainingStoppedError, train_final
-from trainer.folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, load_detector
+from trainer.folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, check_target, load_detector
 from trainer.inference import predict_logits
 from trainer.loop import EpochResult
 from trainer.metrics import log_loss
@@ -167,9 +169,94 @@ def test_cache_of_another_sample_rate_is_refused(cache: WaveformCache, tmp_path:
 
 def test_full_disk_is_told_at_the_end_of_training(cache: WaveformCache, tmp_path: Path) -> None:
     """Without best weights on the disk there is no model."""
-    (tmp_path / "work").write_text("a file where the folder should be")
-    with pytest.raises(TrainerError, match="no space left"):
-        train(cache, tmp_path / "model", work=tmp_path / "work")
+    with full_disk(), pytest.raises(TrainerError, match="no space left"):
+        train(cache, tmp_path / "model")
+
+
+def test_weights_of_an_earlier_epoch_are_no_model(cache: WaveformCache, tmp_path: Path) -> None:
+    """The disk was full when the best epoch's weights came."""
+    config = tiny_config(epochs=3, optimizer="sgd", lr=0.0003, batch_size=2)
+    with ExitStack() as disk:
+
+        def on_epoch(stage: str, history: Sequence[EpochResult]) -> None:
+            if len(history) == 1:
+                disk.enter_context(full_disk())
+            if len(history) == 3:
+                disk.close()
+
+        with pytest.raises(TrainerError, match=r"no space.*not those of epoch 3"):
+            train(cache, tmp_path / "model", config=config, objective="loss", on_epoch=on_epoch)
+    assert not (tmp_path / "model").exists()
+    again = train(cache, tmp_path / "model", config=config, objective="loss")
+    assert again["best_epoch"] == 3
+
+
+def test_weights_of_another_recipe_are_no_model(cache: WaveformCache, tmp_path: Path) -> None:
+    """An interrupted training left them, and the disk was full for the next one's."""
+    asked = iter(range(1, 100))
+    with pytest.raises(TrainingStoppedError):
+        train(cache, tmp_path / "model", should_stop=lambda: next(asked) >= 12)
+    with ExitStack() as disk, pytest.raises(TrainerError, match="not those of epoch 1"):
+        disk.enter_context(full_disk())
+        train(
+            cache,
+            tmp_path / "model",
+            config=tiny_config(epochs=1),
+            on_epoch=lambda stage, history: disk.close(),
+        )
+
+
+def test_unwritable_work_folder_is_told_before_the_training(
+    cache: WaveformCache, tmp_path: Path
+) -> None:
+    """A file stands where the folder should be; no epoch is lost to it."""
+    (tmp_path / "work").write_text("")
+    with pytest.raises(OSError, match="work"):
+        train(
+            cache,
+            tmp_path / "model",
+            work=tmp_path / "work",
+            on_epoch=lambda stage, history: pytest.fail("trained"),
+        )
+
+
+def test_mount_point_is_refused() -> None:
+    """It can't be replaced; the message says what can."""
+    with pytest.raises(ModelError, match=r"mount point.*/proc/model"):
+        check_target(Path("/proc"))
+
+
+def test_older_model_comes_back_if_the_new_one_cannot_take_its_place(
+    cache: WaveformCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of the two renames fails."""
+    train(cache, tmp_path / "model", config=tiny_config(epochs=1))
+    old = (tmp_path / "model" / MODEL_FILE).read_bytes()
+    rename = Path.rename
+
+    def fail(source: Path, target: Path) -> Path:
+        if source.name == "model" and source.parent != tmp_path:
+            raise OSError("no")
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(ModelError, match="can't write"):
+        train(cache, tmp_path / "model", config=tiny_config(epochs=1, seed=1))
+    assert (tmp_path / "model" / MODEL_FILE).read_bytes() == old
+
+
+def test_clips_carry_their_caches_fingerprint(cache: WaveformCache) -> None:
+    """So a checkpoint of other sound is none of theirs."""
+    sets = (cache.split("train"), cache.split("val"), cache.all_clips())
+    assert {clips.data_fingerprint for clips in sets} == {"f"}
+
+
+def test_nonsensical_objective_is_told_before_the_training(
+    cache: WaveformCache, tmp_path: Path
+) -> None:
+    """A recipe's origin may name anything."""
+    with pytest.raises(TrainerError, match=r"one of loss, accuracy, auc.*got 'beauty'"):
+        train(cache, tmp_path / "model", objective="beauty")
 
 
 @pytest.mark.parametrize("name", [MODEL_FILE, CONFIG_FILE, METRICS_FILE])

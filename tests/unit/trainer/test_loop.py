@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,20 @@ import torch
 from safetensors.torch import save_file
 
 from tests.clips import make_clips, tiny_config
+from tests.disk import full_disk
+from tests.privileges import unprivileged
 from trainer.cache import ClipSet
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrainConfig
 from trainer.device import choose_device
-from trainer.errors import DataError, TrainerError
+from trainer.errors import DataError, ModelError, TrainerError
 from trainer.frontend import build_frontend
 from trainer.history import best_of
 from trainer.inference import predict_logits
 from trainer.loop import Ending, EpochResult, FitResult, TrainingDivergedError, fit
 from trainer.model import build_model
 from trainer.snapshots import BEST_NAME, CHECKPOINT_NAME
+from trainer.training import Training
 
 CPU = torch.device("cpu")
 
@@ -180,11 +184,57 @@ def test_diverged_training_says_where(tmp_path: Path) -> None:
 def test_full_disk_costs_the_checkpoint_not_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file stands where the folder should be, so that no checkpoint can be written."""
-    (tmp_path / "file").write_text("")
-    result = train(tiny_config(), tmp_path / "file" / "trial", val=make_clips(4))
+    """No checkpoint can be written, and each one that can't be is logged."""
+    with full_disk():
+        result = train(tiny_config(), tmp_path / "trial", val=make_clips(4))
     assert result.ending is Ending.FINISHED
     assert {record.message for record in caplog.records} == {"checkpoint_failed"}
+
+
+def test_read_only_folder_ends_the_training_before_its_first_epoch(tmp_path: Path) -> None:
+    """Unlike a full disk it would be as bad after every epoch."""
+    tmp_path.chmod(0o500)
+    with unprivileged(), pytest.raises(PermissionError):
+        train(tiny_config(), tmp_path, on_start=lambda history: pytest.fail("trained"))
+
+
+def test_unknown_objective_is_refused(tmp_path: Path) -> None:
+    """It would make the last epoch the best in silence; without validation clips that is meant."""
+    with pytest.raises(TrainerError, match=r"objective must be one of.*got 'acuracy'"):
+        train(tiny_config(), tmp_path, val=make_clips(4), objective="acuracy")
+
+
+def test_other_sound_of_equal_lengths_starts_anew(tmp_path: Path) -> None:
+    """The clips' fingerprint tells them apart, where names, classes and lengths don't."""
+    heard: list[int] = []
+    for fingerprint in ("one", "other", "other"):
+        fit(
+            tiny_config(epochs=1),
+            replace(make_clips(9), data_fingerprint=fingerprint),
+            None,
+            folder=tmp_path,
+            device=CPU,
+            on_start=lambda history: heard.append(len(history)),
+        )
+    assert heard == [0, 0, 1]
+
+
+def test_backbone_that_cannot_read_the_images_is_named(tmp_path: Path) -> None:
+    """Halo attention needs sides that its blocks fit into."""
+    config = tiny_config(backbone="halonet26t")
+    with pytest.raises(ModelError, match=r"'halonet26t' can't read.*32 x 32.*n_mels"):
+        train(config, tmp_path)
+
+
+def test_trying_the_model_changes_nothing() -> None:
+    """Weights, BatchNorm's statistics and the random numbers are those of the start."""
+    config = tiny_config(dropout=0.5)
+    training = Training(config, make_clips(4), None, CPU)
+    drawn = torch.rand(3)
+    torch.manual_seed(config.seed)
+    fresh = build_model(config, 1).state_dict()
+    assert torch.equal(torch.rand(3), drawn)
+    assert all(torch.equal(x, fresh[name]) for name, x in training.model.state_dict().items())
 
 
 def test_bf16_trains_on_the_cpu_too(tmp_path: Path) -> None:
@@ -219,6 +269,26 @@ def test_best_epoch_is_the_earlier_of_equals_and_never_undefined() -> None:
     assert best is not None
     assert best.epoch == 2
     assert best_of([], "auc") is None
+
+
+def test_notebook_policy_is_evaluated_on_the_centre_crop() -> None:
+    """What lies at the rim of the image changes nothing at full strength, all at strength 0."""
+    clips = make_clips(3, images=True)
+    assert clips.images is not None
+    rim = clips.images.copy()
+    rim[:, 15:241, 15:241] = 0
+    other = replace(clips, images=clips.images - rim)
+    same = {}
+    for strength in (0.0, 1.0):
+        config = tiny_config(frontend="notebook", augmentation="notebook", strength=strength)
+        layers = build_frontend(config)
+        torch.manual_seed(0)
+        model = build_model(config, layers.num_channels)
+        one, two = (predict_logits(model, layers, x, config, CPU) for x in (clips, other))
+        assert one is not None
+        assert two is not None
+        same[strength] = np.allclose(one, two, atol=1e-6)
+    assert same == {0.0: False, 1.0: True}
 
 
 @pytest.mark.parametrize("frontend", ["logmel", "notebook"])

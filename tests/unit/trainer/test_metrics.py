@@ -23,8 +23,8 @@ from trainer.metrics import (
     tpr_at_fpr,
 )
 
-NAMES = {"loss", "accuracy", "auc", "eer", "tpr_at_fpr_1e-2", "nll", "cllr", "ece", "brier"}
-NEED_BOTH_CLASSES = {"auc", "eer", "tpr_at_fpr_1e-2", "cllr"}
+NEED_BOTH_CLASSES = {"auc", "eer", "tpr_at_fpr_1e-2", "tpr_at_fpr_1e-3", "cllr"}
+NAMES = NEED_BOTH_CLASSES | {"loss", "accuracy", "nll", "ece", "brier"}
 Metric = Callable[[NDArray[np.float64], NDArray[np.int64]], float]
 
 
@@ -213,3 +213,12 @@ def test_importing_metrics_and_calibration_loads_no_heavy_module() -> None:
     code = "import sys, trainer.metrics, trainer.calibration\n"
     code += f"sys.exit(bool({heavy} & {{*sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_summary_counts_false_alarms_in_hundreds_and_in_thousands() -> None:
+    """One bona fide clip of 500 scores above half of the fakes: 1 % allows it, 0.1 % doesn't."""
+    log_odds_N = np.concatenate([np.full(499, -1.0), [2.0], np.full(5, 1.0), np.full(5, 3.0)])
+    targets_N = np.repeat([0, 1], [500, 10])
+    summary = summarize(np.stack([np.zeros(510), log_odds_N], axis=1), targets_N)
+    assert summary["tpr_at_fpr_1e-2"] == 1
+    assert summary["tpr_at_fpr_1e-3"] == 0.5

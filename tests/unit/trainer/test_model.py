@@ -12,7 +12,13 @@ from safetensors.torch import save_file
 
 from tests.clips import tiny_config
 from trainer.errors import ModelError
-from trainer.model import build_model, count_parameters, is_backbone, nearest_backbones
+from trainer.model import (
+    build_model,
+    count_parameters,
+    is_backbone,
+    nearest_backbones,
+    to_channels_last,
+)
 
 DOWNLOAD = """
 from tests.clips import tiny_config
@@ -36,6 +42,19 @@ def test_backbone_of_one_image_size_gets_resized_images() -> None:
     """A transformer with fixed positions works too."""
     model = build_model(tiny_config(backbone="test_vit"), 1).eval()
     assert model(torch.rand(2, 1, 32, 70)).shape == (2, 2)
+
+
+def test_three_dimensional_convolutions_keep_their_layout() -> None:
+    """Lambda layers have some; all others become channels-last."""
+    model = to_channels_last(build_model(tiny_config(backbone="lambda_resnet26t"), 1)).eval()
+    sizes = {x.ndim for x in model.parameters()}
+    assert sizes >= {4, 5}
+    assert all(
+        x.is_contiguous(memory_format=torch.channels_last)
+        for x in model.parameters()
+        if x.ndim == 4
+    )
+    assert model(torch.rand(1, 1, 32, 64)).shape == (1, 2)
 
 
 def test_drop_path_is_left_out_where_the_backbone_has_none() -> None:

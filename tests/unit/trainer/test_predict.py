@@ -193,3 +193,13 @@ def test_number_of_passes_has_limits(model: Path, data: Path, tmp_path: Path) ->
     """At least the plain one."""
     with pytest.raises(TrainerError, match="got 0"):
         run(model, data, tmp_path / "out.csv", tta=0)
+
+
+def test_confident_clips_are_no_ties(data: Path, tmp_path: Path) -> None:
+    """Every digit of a probability is written, so that their order survives."""
+    folder = make_model(tmp_path / "model", tiny_config())
+    path = folder / "metrics.json"
+    path.write_text('{"calibration": {"temperature": 1e-3}, "prior": 0.5}')
+    values = [value for _, value in run(folder, data, tmp_path / "out.csv")]
+    texts = (tmp_path / "out.csv").read_text().split()[1:]
+    assert [line.rsplit(",", 1)[1] for line in texts if "," in line] == [repr(x) for x in values]

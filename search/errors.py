@@ -26,4 +26,4 @@ class DashboardError(SearchError):
 
 
 class WorkerFailedError(SearchError):
-    """A worker process ended in a way that starting it again won't mend."""
+    """A worker can't go on, and starting it again won't mend that."""

@@ -14,7 +14,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from search.claim import FAIL_REASON, ClaimedTrial, Claims, worker_prefix
-from search.errors import ContractError, SearchError
+from search.errors import ContractError, SearchError, WorkerFailedError
 from search.holding import keep_alive, leave_in_time, until_told
 from search.home import Home
 from search.study import Study, check_contract
@@ -95,6 +95,7 @@ class Worker:
 
         Raises:
             LeaseLostError: right out of the training, which then writes no checkpoint either.
+            WorkerFailedError: the files can't be read or written here.
         """
         objective = self.study.config.objective
         try:
@@ -110,6 +111,10 @@ class Worker:
             )
         except LeaseLostError:
             raise
+        except OSError as error:
+            # This host's fault, not the trial's: it is given back for another to train.
+            until_told(lambda: self.leases.release(claimed.lease), self.stop)
+            raise WorkerFailedError(f"this host can't train: {error}") from error
         except Exception as error:
             # The trial's failure is recorded; the others go on.
             reason = f"{type(error).__name__}: {error}"
@@ -190,6 +195,7 @@ def run_worker(study: Study, home: Home, device_name: str, slot: int, stop: Even
     Raises:
         ContractError: the data or the code here are not those of the study.
         StudyFailedError: too many trials have failed.
+        WorkerFailedError: the files can't be read or written here.
         DatabaseUnavailableError: at the start; later outages are waited out.
     """
     check_contract(study)

@@ -247,6 +247,20 @@ def test_study_whose_trials_all_fail_stops(database: Database, home: Home, crew:
     assert [trial.state for trial in study.trials()] == [TrialState.FAIL] * 3
 
 
+def test_host_that_cannot_write_gives_its_trial_back(study: Study, crew: Crew) -> None:
+    """It leaves with 1 and the reason, and the trial is free at once for a better host."""
+    runs = crew.home.root / "runs"
+    runs.touch()
+    worker = crew.start()
+    assert worker.wait() == 1
+    assert "this host can't train" in worker.log.read_text()
+    assert [trial.state for trial in study.trials()] == [TrialState.RUNNING]
+    assert holders(study) == []
+    runs.unlink()
+    assert crew.start().wait() == 0
+    assert_whole(study)
+
+
 LONG_STEP = """
 import hashlib, logging, os, sys
 from pathlib import Path

@@ -203,6 +203,7 @@ def run_worker(study: Study, home: Home, device_name: str, slot: int, stop: Even
     device = choose_device(device_name, slot)
     leases = Leases(study.database, study.config.lease.ttl_seconds)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    leases.sweep(worker_prefix(study.name))  # of those that died
     presence = leases.take(worker_prefix(study.name) + name, name)
     if presence is None:
         raise SearchError(f"another worker is called {name}; start this one again")

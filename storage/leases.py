@@ -44,11 +44,12 @@ _RELEASE_ALL = """
 update melsearch_lease set holder = null, expires_at = clock_timestamp() where holder = :holder"""
 _END = f"delete from melsearch_lease where {_MINE}"  # noqa: S608
 _LOCK = f"select 1 from melsearch_lease where {_MINE} for update"  # noqa: S608
-_HELD = f"""
+_HELD = """
 select resource, holder, extract(epoch from expires_at - clock_timestamp())::float as seconds_left
 from melsearch_lease as held
-where starts_with(resource, :prefix) and not {_FREE}
-order by resource"""  # noqa: S608
+where starts_with(resource, :prefix) and holder is not null and expires_at > clock_timestamp()
+order by resource"""
+_SWEEP = f"delete from melsearch_lease as held where starts_with(resource, :prefix) and {_FREE}"  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ class Leases:
                 sa.text(_HELD), {"prefix": prefix, "ttl": self.ttl_seconds}
             ).all()
         return [HeldLease(row.resource, row.holder, row.seconds_left) for row in rows]
+
+    def sweep(self, prefix: str) -> None:
+        """Forget the resources that start with `prefix` and that nobody holds."""
+        with database_errors(), self._database.engine.begin() as connection:
+            connection.execute(sa.text(_SWEEP), {"prefix": prefix, "ttl": self.ttl_seconds})
 
     @contextmanager
     def fence(self, lease: Lease) -> Iterator[None]:

@@ -23,7 +23,11 @@ def expire(database: Database, lease: Lease) -> None:
     """Let a lease end as if its holder had been dead for a day, and the server up for longer."""
     with database.engine.begin() as connection:
         connection.execute(
-            sa.text("update melsearch_lease set expires_at = now() - interval '1 day'")
+            sa.text(
+                "update melsearch_lease set expires_at = now() - interval '1 day'"
+                " where resource = :resource"
+            ),
+            {"resource": lease.resource},
         )
 
 
@@ -97,6 +101,19 @@ def test_ended_lease_is_forgotten(leases: Leases) -> None:
     assert [held.holder for held in leases.held("worker:s:")] == ["a"]
     assert leases.end(lease)
     assert leases.held("worker:s:") == []
+
+
+def test_dead_holder_is_neither_listed_nor_kept(leases: Leases, database: Database) -> None:
+    """Who is silent for longer than its lease is not there, however young the server is."""
+    lease = leases.take("worker:s:dead", "dead")
+    assert lease
+    assert leases.take("worker:s:alive", "alive")
+    expire(database, lease)
+    assert [held.holder for held in leases.held("worker:s:")] == ["alive"]
+    Leases(database, ttl_seconds=0.001).sweep("worker:s:")
+    with database.engine.begin() as connection:
+        count = connection.execute(sa.text("select count(*) from melsearch_lease"))
+        assert count.scalar() == 1
 
 
 def test_held_lists_one_prefix_literally(leases: Leases) -> None:

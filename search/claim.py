@@ -16,6 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import StudyError, StudyFailedError
+from search.outage import Outage
 from search.space import config_from_params, suggest, suggest_baseline
 from search.study import BASELINE, Study, make_sampler
 from storage.database import database_errors
@@ -68,18 +69,11 @@ class Claims:
         Raises:
             StudyFailedError: too many trials have failed.
         """
-        reachable = True
+        outage = Outage()
         while not stop.is_set():
-            try:
+            claimed: ClaimedTrial | Nothing = Nothing.WAIT
+            with suppress(StorageError), outage.noted():
                 claimed = self.claim()
-            except StorageError as error:
-                if reachable:
-                    logger.warning("database_lost", extra={"reason": str(error)})
-                reachable, claimed = False, Nothing.WAIT
-            else:
-                if not reachable:
-                    logger.warning("database_back")
-                reachable = True
             if isinstance(claimed, ClaimedTrial):
                 return claimed
             if claimed is Nothing.SPENT:

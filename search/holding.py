@@ -3,9 +3,10 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
+from search.outage import Outage
 from storage.errors import LeaseLostError, StorageError
 from storage.leases import Lease, Leases
 
@@ -22,17 +23,14 @@ def keep_alive(leases: Leases, lease: Lease, renew_seconds: float) -> Iterator[E
     No outage of the database ends the thread: it goes on trying, and only a lease that somebody
     else has taken is lost.
     """
-    lost, done = Event(), Event()
+    lost, done, outage = Event(), Event(), Outage()
 
     def renew() -> None:
         while not done.wait(renew_seconds):
-            try:
+            with suppress(StorageError), outage.noted():
                 if not leases.renew(lease):
                     lost.set()
                     return
-            except StorageError as error:
-                context = {"resource": lease.resource, "reason": str(error)}
-                logger.warning("renewal_delayed", extra=context)
 
     thread = Thread(target=renew, name=f"renew {lease.resource}", daemon=True)
     thread.start()
@@ -53,10 +51,8 @@ def leave_in_time(stop: Event, leases: Leases, holder: str) -> Iterator[None]:
     done = Event()
 
     def give_back() -> None:
-        try:
+        with suppress(StorageError):  # untold, the leases end by themselves
             leases.release_all(holder)
-        except StorageError as error:  # the leases end by themselves
-            logger.warning("tell_delayed", extra={"reason": str(error)})
 
     def watch() -> None:
         while not stop.wait(1.0):
@@ -79,14 +75,14 @@ def leave_in_time(stop: Event, leases: Leases, holder: str) -> Iterator[None]:
 
 def until_told(tell: Callable[[], object], stop: Event, retry_seconds: float = 1.0) -> bool:
     """Call `tell` until the database has taken it; False if `stop` came first."""
+    outage = Outage()
     while True:
         try:
-            tell()
+            with outage.noted():
+                tell()
+            return True
         except LeaseLostError:
             raise
-        except StorageError as error:
-            logger.warning("tell_delayed", extra={"reason": str(error)})
+        except StorageError:
             if stop.wait(retry_seconds):
                 return False
-        else:
-            return True

@@ -19,6 +19,7 @@ from rich.panel import Panel
 from search.console import make_console
 from search.errors import WorkerFailedError
 from search.home import Home, revive
+from search.outage import Outage
 from search.status import read_status, render_status
 from search.study import Study
 from storage.errors import StorageError
@@ -117,11 +118,13 @@ def run_workers(study: Study, home: Home, num_workers: int, stop: Event) -> bool
         )
         for slot in range(num_workers)
     ]
+    outage = Outage()
     try:
         with _view() as show:
             while not stop.is_set():
                 codes = [worker.poll() for worker in workers]
-                if _show_status(study, home, show) or 2 in codes or None not in codes:
+                spent = _show_status(study, home, show, outage)
+                if spent or 2 in codes or None not in codes:
                     break
                 stop.wait(1.0)
     finally:
@@ -177,13 +180,16 @@ def _stop_all(workers: Sequence[WorkerProcess]) -> None:
         worker.wait_or_kill(deadline)
 
 
-def _show_status(study: Study, home: Home, show: Callable[[dict[str, Any]], None]) -> bool:
-    """Show how the study stands; return whether its budget is spent."""
-    try:
+def _show_status(
+    study: Study, home: Home, show: Callable[[dict[str, Any]], None], outage: Outage
+) -> bool:
+    """Show how the study stands; return whether its budget is spent.
+
+    The workers wait an outage of the database out, and so does this.
+    """
+    with suppress(StorageError), outage.noted():
         show(read_status(study))
         return is_spent(study)
-    except StorageError as error:  # the workers wait an outage out, and so does the view
-        logger.warning("status_unknown", extra={"reason": str(error)})
     with suppress(StorageError):  # the next look tries again
         revive(home)
     return False

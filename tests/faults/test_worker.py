@@ -169,7 +169,8 @@ def test_outage_at_the_end_keeps_no_report_back(own_home: Home, tmp_path: Path) 
         worker = crew.start()
         worker.wait_for_epoch(3)
         _pg_ctl(folder, "stop", "--mode=fast")
-        worker.wait_for("tell_delayed")
+        worker.wait_for_epoch(EPOCHS)
+        assert len(worker.events("database_lost")) <= 3, "once by each who tries, not each second"
         _pg_ctl(folder, "start", "--wait", f"--options=-c unix_socket_directories='{folder}'")
         assert worker.wait() == 0
         assert_whole(study)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainer.durable import sync
 from trainer.errors import TrainerError
 
 METADATA_KEY = "melsearch"
@@ -41,11 +42,11 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], scalars: Mapping[
     temporary = Path(name)
     try:
         _write_tensors(temporary, stored, {METADATA_KEY: envelope})
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -74,7 +75,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def rename_checkpoint(source: Path, target: Path) -> None:
     """Rename a checkpoint, replacing the target; the rename is on the disk when this returns."""
     source.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def remove_stale_temporaries(folder: Path) -> None:
@@ -103,12 +104,3 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, s
     except SafetensorError as error:
         # Safetensors reports the operating system's errors, a full disk too, as its own.
         raise OSError(f"can't write {path.name}: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    """Put a file's bytes, or a folder's entries, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from trainer.decode import Outcome
+from trainer.durable import sync
 from trainer.index import IMAGE_BYTES, IMAGE_FILE, INDEX_FILE, SAMPLE_BYTES, WAVEFORM_FILE, Index
 
 JOURNAL_FILE = "journal.jsonl"
@@ -89,11 +90,11 @@ class PartialCache:
         with FileIO(self._folder / INDEX_FILE, "w") as file:
             _write(file, index.to_json().encode())
             os.fsync(file.fileno())
-        _sync_folder(self._folder)
+        sync(self._folder)
         if cache.exists():
             shutil.rmtree(cache)
         self._folder.rename(cache)
-        _sync_folder(cache.parent)
+        sync(cache.parent)
         (cache / JOURNAL_FILE).unlink()
 
     def _commit(self) -> None:
@@ -153,12 +154,3 @@ def _write(file: FileIO, data: bytes) -> None:
 def _cut(file: FileIO, size_bytes: int) -> None:
     file.truncate(size_bytes)
     file.seek(size_bytes)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the folder's entries outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

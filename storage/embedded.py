@@ -74,8 +74,7 @@ def ensure_running(folder: Path) -> None:
 def _start_unless_running(folder: Path) -> None:
     if not is_initialised(folder):
         _initialise(folder)
-    if _pg_ctl(folder, "status", check=False) == 0:
-        _wait_until_ready(_socket_folder(folder))  # whoever started it may have died before it was
+    if _runs(folder):
         return
     options = f"-c listen_addresses='' -c unix_socket_directories='{_own_sockets(folder)}'"
     (folder / "server.host").write_text(socket.gethostname())
@@ -83,12 +82,16 @@ def _start_unless_running(folder: Path) -> None:
     logger.info("embedded_server_started", extra={"folder": str(folder)})
 
 
-def _wait_until_ready(sockets: Path) -> None:
+def _runs(folder: Path) -> bool:
+    """Tell whether the server runs; waits for one that is starting, not for one that is dying."""
     deadline = time.monotonic() + _TIMEOUT_SECONDS
-    while _run("pg_isready", "--quiet", f"--host={sockets}", check=False) != 0:
+    while _pg_ctl(folder, "status", check=False) == 0:
+        if _run("pg_isready", "--quiet", f"--host={_socket_folder(folder)}", check=False) == 0:
+            return True
         if time.monotonic() > deadline:
             raise subprocess.TimeoutExpired("pg_isready", _TIMEOUT_SECONDS)
         time.sleep(0.1)
+    return False
 
 
 def _leave(folder: Path, users: IO[str]) -> None:

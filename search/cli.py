@@ -2,17 +2,14 @@
 
 import atexit
 import gc
-import json
 import signal
 import sys
-import time
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from search.console import make_console
+from search.console import print_any_name
 from search.errors import ConfigError, ContractError, SearchError, StudyError
 from search.logs import configure_logging
 from storage.errors import DatabaseRefusedError, StorageError
@@ -20,7 +17,6 @@ from trainer.errors import DeviceError, RecipeError, TrainerError, TrainingStopp
 
 if TYPE_CHECKING:
     from search.config import StudyConfig
-    from search.study import Study
 
 app = typer.Typer(
     help="Hyperparameter search for deepfake-speech detectors.",
@@ -152,17 +148,12 @@ def status(
 ) -> None:
     """Show counts, the best so far against the baseline, the workers and the time left."""
     from search.home import connect, find_home
-    from search.status import read_status, render_status
+    from search.status import show_status, watch_status
     from search.study import open_study
 
     with connect(find_home()) as database:
-        opened = open_study(database, study)
-        if watch:
-            _watch(opened, as_json)
-        elif as_json:
-            typer.echo(json.dumps(read_status(opened), default=str))
-        else:
-            make_console().print(render_status(read_status(opened)))
+        show = watch_status if watch else show_status
+        show(open_study(database, study), as_json=as_json)
 
 
 @app.command()
@@ -247,7 +238,7 @@ def predict(
 def main() -> NoReturn:
     """Run the command line; a user's mistake is a message and an exit code, never a traceback."""
     configure_logging()
-    _print_any_name()
+    print_any_name()
     atexit.register(gc.freeze)  # else the last collection walks all of torch, for seconds
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -276,13 +267,6 @@ def _describe(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
-def _print_any_name() -> None:
-    """Let a file's name that is not UTF-8, or a terminal that isn't, end no command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
 def _check_backbones_once(config: "StudyConfig", database: Any) -> None:
     """Look backbones up only for a study that is new: it costs the import of timm."""
     from search.config import check_backbones
@@ -290,21 +274,6 @@ def _check_backbones_once(config: "StudyConfig", database: Any) -> None:
 
     if not study_exists(database, config.name):
         check_backbones(config)
-
-
-def _watch(study: "Study", as_json: bool) -> None:
-    from rich.live import Live
-
-    from search.status import read_status, render_status
-
-    if as_json:
-        while True:
-            typer.echo(json.dumps(read_status(study), default=str))
-            time.sleep(2.0)
-    with Live(console=make_console(), auto_refresh=False) as live:
-        while True:
-            live.update(render_status(read_status(study)), refresh=True)
-            time.sleep(2.0)
 
 
 if __name__ == "__main__":

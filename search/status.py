@@ -1,17 +1,23 @@
 """How a study stands: counts, best so far against the baseline, workers, time left."""
 
+import json
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+import typer
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from search.claim import FAIL_REASON, trial_prefix, worker_prefix
+from search.console import make_console
 from search.study import BASELINE, Study
 from storage.leases import Leases
 
+_WATCH_SECONDS = 2.0
 _COUNTS = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -107,6 +113,34 @@ def _eta_seconds(trials: Sequence[FrozenTrial], budget: int, num_workers: int) -
     if not ended or not num_workers:
         return None
     return round(to_come * sum(ended) / len(ended) / min(num_workers, to_come), 1)
+
+
+def show_status(study: Study, *, as_json: bool) -> None:
+    """Print how the study stands now, for people or as one JSON object.
+
+    Raises:
+        DatabaseUnavailableError
+    """
+    status = read_status(study)
+    if as_json:
+        typer.echo(json.dumps(status, default=str))
+    else:
+        make_console().print(render_status(status))
+
+
+def watch_status(study: Study, *, as_json: bool) -> NoReturn:
+    """Print it again and again, until a signal or an error ends it.
+
+    Raises:
+        DatabaseUnavailableError
+    """
+    while as_json:
+        show_status(study, as_json=True)
+        time.sleep(_WATCH_SECONDS)
+    with Live(console=make_console(), auto_refresh=False) as live:
+        while True:
+            live.update(render_status(read_status(study)), refresh=True)
+            time.sleep(_WATCH_SECONDS)
 
 
 def render_status(status: dict[str, Any], no_worker: str = "no worker is there") -> RenderableType:

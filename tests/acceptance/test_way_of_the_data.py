@@ -1,6 +1,5 @@
 """The whole way, from videos to a submission, as a user goes it: one command after the other."""
 
-import csv
 import json
 import shutil
 import signal
@@ -25,6 +24,7 @@ from tests.command import (
     succeed,
     user_folder,
 )
+from tests.speech import read_rows, take_some
 from tests.waiting import wait_until
 
 STATUS_KEYS = {"study", "budget", "counts", "best", "baseline", "workers", "eta_seconds"}
@@ -125,12 +125,6 @@ def test_prediction_has_the_rows_and_the_order_of_the_submission(model: Path) ->
     assert f"{len(names)} rows in submission.csv" in out
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a csv file."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_full_disk_at_the_final_training_keeps_the_older_model(model: Path) -> None:
     """A training that can't write ends with a message, and the older model stays as it was."""
     before = {path.name: path.read_bytes() for path in model.iterdir()}
@@ -185,19 +179,6 @@ def speech_desk(speech_data: Path) -> Iterator[Path]:
         study = TINY_STUDY.replace("epochs = 2", "epochs = 12")
         (folder / "study.toml").write_text(study)
         yield folder
-
-
-def take_some(source: Path, target: Path, split: str, num_clips: int) -> None:
-    """Link clips of one split, as many of each class, and write their labels."""
-    (target / f"{split}set").mkdir(parents=True)
-    rows = read_rows(source / f"{split}set_label.txt")
-    half = num_clips // 2
-    some = [row for label in "01" for row in [r for r in rows if r["target"] == label][:half]]
-    lines = [f"{row['video_name']},{row['target']}\n" for row in some]
-    (target / f"{split}set_label.txt").write_text("video_name,target\n" + "".join(lines))
-    for row in some:
-        place = Path(f"{split}set") / row["video_name"]
-        (target / place).symlink_to(source / place)
 
 
 def test_search_outlives_ctrl_c_and_a_killed_worker(speech_desk: Path) -> None:

@@ -30,8 +30,21 @@ _OF_THE_CONFIGURATION = (
 )  # fmt: skip
 _INTERRUPTED = 130
 
+
+def _name_of(study: str) -> str:
+    """Return the study's name, where its file stands for it."""
+    if not study.endswith(".toml"):
+        return study
+    from search.config import read_study_name
+
+    return read_study_name(Path(study))
+
+
 StudyFile = Annotated[Path, typer.Argument(metavar="study.toml", help="The study file.")]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The study's name.")]
+StudyName = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", callback=_name_of, help="The study's name, or its study.toml."),
+]
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder in the FFDV layout.")]
 DataOption = Annotated[
     Path | None,
@@ -61,14 +74,24 @@ def sample_data(
 def prepare(
     data: Data,
     sample_rate: Annotated[
-        int, typer.Option(min=4000, max=192_000, help="Hz of the cached waveforms.")
-    ] = 16_000,
+        int | None,
+        typer.Option(min=4000, max=192_000, help="Hz of the cached waveforms, else 16000."),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(help="A study file: its sample rate, and the weights it starts from."),
+    ] = None,
 ) -> None:
-    """Decode every video's sound once, into the waveform cache."""
+    """Decode every video's sound once, into the waveform cache; fetch a study's weights."""
     from search.home import find_home
-    from search.prepare import prepare_data, show_prepare_report
+    from search.prepare import prepare_data, prepare_for_study, show_prepare_report
 
-    show_prepare_report(prepare_data(sample_rate, data, find_home()))
+    if study is None:
+        show_prepare_report(prepare_data(sample_rate or 16_000, data, find_home()))
+    elif sample_rate is None:
+        prepare_for_study(study, data, find_home())
+    else:
+        raise ConfigError("--study has the sample rate already: leave --sample-rate out")
 
 
 @app.command()

@@ -4,7 +4,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, PositiveFloat, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from search.document import is_deep, read_document
@@ -16,6 +24,15 @@ from trainer.config import TrainConfig
 
 Objective = Literal["accuracy", "auc"]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+def _is_no_file(name: str) -> str:
+    if name.endswith(".toml"):
+        raise ValueError(f"name must not end in .toml, as a study file's does, got {shown(name)}")
+    return name
+
+
+Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,63}$"), AfterValidator(_is_no_file)]
 
 
 class _Section(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -81,7 +98,7 @@ class LeaseSettings(_Section):
 class StudyConfig(_Section):
     """One search: what to try, how often, and what everything else is fixed to."""
 
-    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
+    name: Name
     objective: Objective = "accuracy"
     """On the validation split; of a trial's best epoch."""
     trials: Count
@@ -146,6 +163,22 @@ def read_study(path: Path) -> StudyConfig:
         ConfigError: the file can't be read or is faulty; one line for each of its faults.
     """
     return parse_study(read_document(path), path.name)
+
+
+def read_study_name(path: Path) -> str:
+    """Read the name alone of a study file, whatever is wrong with the rest.
+
+    Raises:
+        ConfigError: the file can't be read, or has no name that a study can have.
+    """
+    document = read_document(path)
+    if "name" not in document:
+        raise _config_error(["name is missing"], path.name)
+    try:
+        return TypeAdapter(Name).validate_python(document["name"], strict=True)
+    except ValidationError as error:
+        faults = [describe(detail, "name") for detail in error.errors()]
+    raise _config_error(faults, path.name)
 
 
 def parse_study(document: Mapping[str, object], source: str) -> StudyConfig:

@@ -1,6 +1,7 @@
-"""`prepare`: the waveform cache of a data folder, and what was found on the way."""
+"""`prepare`: the waveform cache of a data folder, what was found on the way, a study's weights."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -19,6 +20,37 @@ def prepare_data(sample_rate: int, data: Path, home: Home) -> PrepareReport:
     """
     with show_progress("decode") as progress:
         return prepare(data, home.cache, sample_rate=sample_rate, progress=progress)
+
+
+def prepare_for_study(study_file: Path, data: Path, home: Home) -> None:
+    """Build or find all that the study's workers read: the waveform cache and ImageNet weights.
+
+    Without network, it needs the weights to be here already.
+
+    Raises:
+        ConfigError: the study file is faulty, or names an unknown backbone.
+        DataError: the folder or its labels can't be used.
+        ModelError: some weights can't be had; all others are here then.
+    """
+    from search.config import check_backbones, read_study
+    from search.space import imagenet_backbones
+
+    config = read_study(study_file)
+    backbones = imagenet_backbones(config)
+    if backbones:  # else torch is not needed, and slow to import
+        check_backbones(config, study_file.name)
+    show_prepare_report(prepare_data(config.sample_rate, data, home))
+    if backbones:
+        _fetch_weights(backbones)
+
+
+def _fetch_weights(backbones: Sequence[str]) -> None:
+    from trainer.pretrained import fetch_weights
+
+    with show_progress("weights") as progress:
+        fetch_weights(backbones, progress)
+    noun = "backbone" if len(backbones) == 1 else "backbones"
+    print_plain(make_console(), f"weights: {len(backbones)} {noun} ready")
 
 
 def show_prepare_report(report: PrepareReport) -> None:

@@ -1,6 +1,6 @@
 """The search space in Optuna's terms: trial to TrainConfig and back, and what of it is frozen."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 from optuna.trial import BaseTrial
@@ -11,6 +11,8 @@ from search.errors import StudyError
 from search.faults import shown
 from search.parameter import CategoricalParameter, Choice, FloatParameter, Parameter, in_order
 from trainer.config import TrainConfig
+
+_PRETRAINED = ("backbone", "weights")
 
 
 class SpaceRow(NamedTuple):
@@ -74,6 +76,20 @@ def config_from_params(
     return _train_config(config, params)
 
 
+def imagenet_backbones(config: StudyConfig) -> list[str]:
+    """Return the backbones whose ImageNet weights a trial of the study may load, sorted.
+
+    They are those of the baseline and of all values of the space that can come together.
+    """
+    baseline = config.baseline_config()
+    found = {(baseline.backbone, baseline.weights)}
+    defaults = {name: TrainConfig.model_fields[name].default for name in _PRETRAINED}
+    for params in _points(config.space, _PRETRAINED):
+        values = {**defaults, **config.training, **params}
+        found.add((values["backbone"], values["weights"]))
+    return sorted(backbone for backbone, weights in found if weights == "imagenet")
+
+
 def contract(config: StudyConfig) -> dict[str, Any]:
     """Return all of the study file that its results depend on, as JSON can hold it.
 
@@ -99,6 +115,34 @@ def describe(config: StudyConfig) -> list[SpaceRow]:
         SpaceRow(name, _describe_range(config.space[name]), _describe_when(config.space[name]))
         for name in in_order(config.space)
     ]
+
+
+def _points(space: Mapping[str, Parameter], names: Iterable[str]) -> list[dict[str, Choice]]:
+    """Return all points that categorical parameters, with those they depend on, can make."""
+    needed = _with_parents(space, names)
+    points: list[dict[str, Choice]] = [{}]
+    for name in in_order(space):
+        if name in needed:
+            points = [more for point in points for more in _extend(point, name, space[name])]
+    return points
+
+
+def _extend(
+    point: dict[str, Choice], name: str, parameter: Parameter
+) -> Iterator[dict[str, Choice]]:
+    if not parameter.is_active(point):
+        yield point
+        return
+    for value in parameter.corners().values():
+        yield {**point, name: value}
+
+
+def _with_parents(space: Mapping[str, Parameter], names: Iterable[str]) -> set[str]:
+    found = {name for name in names if name in space}
+    for name in reversed(in_order(space)):  # so that parents come last
+        if name in found:
+            found |= space[name].when.keys()
+    return found
 
 
 def _suggest_value(trial: BaseTrial, name: str, parameter: Parameter) -> Choice:

@@ -1,5 +1,7 @@
 """What can go wrong in the trainer; every message says what, got, allowed, fix."""
 
+from collections.abc import Mapping
+
 
 class TrainerError(Exception):
     """Root of the trainer's errors."""
@@ -13,6 +15,14 @@ class ModelError(TrainerError):
     """A backbone, its weights or a model folder can't be used as they are."""
 
 
+class DownloadError(ModelError):
+    """The weights of some backbones can't be downloaded; `reasons` has why, by backbone."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__(_describe_downloads(reasons))
+        self.reasons = dict(reasons)
+
+
 class RecipeError(TrainerError):
     """A recipe file (best.toml) can't be used as it is."""
 
@@ -23,3 +33,15 @@ class DeviceError(TrainerError):
 
 class TrainingStoppedError(TrainerError):
     """The final training was stopped before its end; its checkpoint is kept."""
+
+
+def _describe_downloads(reasons: Mapping[str, str]) -> str:
+    fix = (
+        'without network write weights = "path/to/file.safetensors" (a file that was'
+        ' downloaded elsewhere) or weights = "none"'
+    )
+    if len(reasons) == 1:
+        [(name, reason)] = reasons.items()
+        return f"the ImageNet weights of backbone {name!r} can't be downloaded ({reason}); {fix}"
+    lines = "\n".join(f"  {name!r}: {reason}" for name, reason in reasons.items())
+    return f"the ImageNet weights of {len(reasons)} backbones can't be downloaded:\n{lines}\n{fix}"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config import TrainConfig
-from trainer.errors import ModelError
+from trainer.errors import DownloadError, ModelError
 from trainer.weights import load_weights
 
 NUM_CLASSES = 2
@@ -86,6 +86,12 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def reason_of(error: Exception) -> str:
+    """Return the first line that says anything of an error of somebody else's."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
 def _describe_unknown(name: str) -> str:
     nearest = nearest_backbones(name)
     hint = f"the nearest names are {', '.join(nearest)}" if nearest else "no name resembles it"
@@ -124,12 +130,7 @@ def _download_backbone(config: TrainConfig, options: dict[str, Any]) -> nn.Modul
         raise
     # A download fails with errors of five libraries, and none of them tells the user what to do.
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ModelError(
-            f"the ImageNet weights of backbone {name!r} can't be downloaded ({reason}); without"
-            ' network write weights = "path/to/file.safetensors" (a file that was'
-            ' downloaded elsewhere) or weights = "none"'
-        ) from error
+        raise DownloadError({name: reason_of(error)}) from error
 
 
 def _fixed_image_size(backbone: nn.Module) -> torch.Size | None:

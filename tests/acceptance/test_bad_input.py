@@ -55,6 +55,9 @@ def write_study(folder: Path, *changes: tuple[str, str], name: str = "study.toml
         (["train", "best.toml", "--on", "val"], "--on"),
         (["status", "tiny"], "melsearch up study.toml --data DATA"),
         (["create", "study.toml"], "no such study file: study.toml"),
+        (["prepare", "data", "--study", "study.toml"], "no such study file: study.toml"),
+        (["status", "study.toml"], "no such study file: study.toml"),
+        (["worker", "study.toml"], "no such study file: study.toml"),
         (["train", "best.toml"], "no such file: best.toml"),
     ],
 )

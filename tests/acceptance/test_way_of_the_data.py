@@ -92,6 +92,15 @@ def test_status_has_the_documented_keys(searched: Path) -> None:
     assert "3 of 3 ended" in succeed(searched, "status", "tiny")
 
 
+def test_study_file_stands_for_its_name(searched: Path) -> None:
+    """`status`, `export` and `worker` take it, whatever has become wrong in the rest of it."""
+    (searched / "changed.toml").write_text('name = "tiny"\ntrails = 5\n')
+    status = json.loads(succeed(searched, "status", "changed.toml", "--json"))
+    assert status == read_status(searched)
+    assert "in named.toml" in succeed(searched, "export", "changed.toml", "-o", "named.toml")
+    succeed(searched, "worker", "changed.toml")
+
+
 def test_prepare_again_decodes_nothing(searched: Path) -> None:
     """What `up` has prepared is found; the splits are counted all the same."""
     assert "cache unchanged" in succeed(searched, "prepare", "demo")

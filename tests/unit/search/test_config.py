@@ -1,5 +1,6 @@
 """A study file is read whole, or refused with every fault at once."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,13 @@ import pytest
 import tomli_w
 from pydantic import ValidationError
 
-from search.config import StudyConfig, check_backbones, parse_study, read_study
+from search.config import (
+    StudyConfig,
+    check_backbones,
+    parse_study,
+    read_study,
+    read_study_name,
+)
 from search.errors import ConfigError, SearchError
 from trainer.config import TrainConfig, notebook_recipe
 
@@ -174,3 +181,32 @@ def test_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     text = tomli_w.dumps(document()).replace("\n", "\r\n").encode("utf-8-sig")
     path = write(tmp_path / "study.toml", text)
     assert read_study(path) == parse_study(document(), "study.toml")
+
+
+def test_name_is_read_of_a_file_that_is_faulty_elsewhere(tmp_path: Path) -> None:
+    """To look at a study needs its name alone."""
+    path = tmp_path / "study.toml"
+    path.write_text('name = "tiny"\ntrials = "many"\ncolour = 1\n[space.lr]\ntype = "flaot"\n')
+    assert read_study_name(path) == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("trials = 4", "name is missing (study.toml)"),
+        ("name = 4", "name must be a text, got 4 (study.toml)"),
+        ("[name]", "name must be a text, got a table (study.toml)"),
+        ('name = "Ö"', 'name must match pattern .*, got "Ö" (study.toml)'),
+        ('name = "a.toml"', 'name must not end in .toml, .* got "a.toml" (study.toml)'),
+        ("name = ", "not TOML: .*(study.toml)"),
+    ],
+)
+def test_file_without_a_name_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    """The message is that of the whole file's reading."""
+    path = tmp_path / "study.toml"
+    path.write_text(content)
+    pattern = re.escape(message).replace(r"\.\*", ".*")
+    with pytest.raises(ConfigError, match=pattern):
+        read_study_name(path)
+    with pytest.raises(ConfigError, match=pattern):
+        read_study(path)

@@ -16,6 +16,7 @@ from search.space import (
     contract,
     describe,
     diff_contract,
+    imagenet_backbones,
     suggest,
     suggest_baseline,
 )
@@ -218,3 +219,82 @@ def test_space_is_described_parents_first() -> None:
     assert rows["dropout"].range == "0 to 0.3 in steps of 0.1"
     assert rows["optimizer"] == ("optimizer", "adam, sgd", "schedule is step or cosine")
     assert rows["momentum"].condition == "optimizer is sgd"
+
+
+def pretrained_study(
+    training: dict[str, Any], space: dict[str, Any], **baseline: str
+) -> StudyConfig:
+    """Return a study whose baseline is random by default, so that the space alone is looked at."""
+    lr = {"type": "float", "low": 1e-4, "high": 1e-2}
+    return study_config(
+        training=training, space={"lr": lr} | space, baseline={"weights": "none"} | baseline
+    )
+
+
+def one_of(*choices: str, **when: list[str]) -> dict[str, Any]:
+    """Return a categorical parameter and its condition."""
+    return {"type": "categorical", "choices": list(choices), "when": when}
+
+
+IMAGENET = {"weights": "imagenet"}
+
+
+@pytest.mark.parametrize(
+    ("training", "space", "expected"),
+    [
+        ({}, {}, []),
+        ({}, {"backbone": one_of("a", "b")}, []),
+        (IMAGENET, {}, ["resnet18"]),
+        (IMAGENET | {"backbone": "a"}, {}, ["a"]),
+        (IMAGENET, {"backbone": one_of("b", "a")}, ["a", "b"]),
+        ({"weights": "file.pth"}, {"backbone": one_of("a", "b")}, []),
+        ({"backbone": "a"}, {"weights": one_of("none", "file.pth")}, []),
+        ({"backbone": "a"}, {"weights": one_of("none", "imagenet")}, ["a"]),
+        (
+            {},
+            {"backbone": one_of("a", "b"), "weights": one_of("none", "imagenet", backbone=["b"])},
+            ["b"],
+        ),
+        (
+            IMAGENET,
+            {"optimizer": one_of("adam", "sgd"), "backbone": one_of("a", optimizer=["sgd"])},
+            ["a", "resnet18"],
+        ),
+        (
+            {},
+            {
+                "optimizer": one_of("adam", "sgd"),
+                "backbone": one_of("a", "b", optimizer=["sgd"]),
+                "weights": one_of("imagenet", optimizer=["adam"]),
+            },
+            ["resnet18"],
+        ),
+    ],
+    ids=[
+        "random",
+        "random-searched",
+        "default-backbone",
+        "fixed",
+        "searched",
+        "file",
+        "weights-never",
+        "weights-searched",
+        "weights-of-one",
+        "inactive-backbone",
+        "never-together",
+    ],
+)
+def test_backbones_with_imagenet_weights_are_those_that_can_come(
+    training: dict[str, Any], space: dict[str, Any], expected: list[str]
+) -> None:
+    """What is fixed, what is searched and its conditions decide together."""
+    assert imagenet_backbones(pretrained_study(training, space)) == expected
+
+
+def test_baselines_backbone_counts_too() -> None:
+    """Its weights are those of the notebook's recipe unless the study says otherwise."""
+    assert imagenet_backbones(study_config()) == ["resnet18"]
+    assert imagenet_backbones(pretrained_study({}, {}, backbone="c", weights="imagenet")) == ["c"]
+    shipped = imagenet_backbones(read_study(ROOT / "study.toml"))
+    assert len(shipped) == 11
+    assert "convnext_tiny" in shipped

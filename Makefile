@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install test check lint demo lock clean
+.PHONY: install test test-page check lint demo lock clean
 
 install: $(STAMP)
 
@@ -22,6 +22,10 @@ lint: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Looks at the dashboard's page; needs Debian's packages chromium and chromium-driver.
+test-page: $(STAMP)
+	$(BIN)/python -m pytest tests/page
 
 check: lint test
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from search.console import print_any_name
-from search.errors import ConfigError, ContractError, SearchError, StudyError
+from search.errors import ConfigError, ContractError, DashboardConfigError, SearchError, StudyError
 from search.logs import configure_logging
 from storage.errors import DatabaseRefusedError, StorageError
 from trainer.errors import DeviceError, RecipeError, TrainerError, TrainingStoppedError
@@ -26,7 +26,8 @@ app = typer.Typer(
     add_completion=False,
 )
 _OF_THE_CONFIGURATION = (
-    ConfigError, ContractError, StudyError, DatabaseRefusedError, RecipeError, DeviceError,
+    ConfigError, ContractError, DashboardConfigError, StudyError, DatabaseRefusedError, RecipeError,
+    DeviceError,
 )  # fmt: skip
 _INTERRUPTED = 130
 
@@ -181,17 +182,31 @@ def status(
 
 @app.command()
 def dashboard(
-    port: Port = 8080,
+    host: Annotated[
+        str, typer.Option(help="The address; any but loopback demands a password.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, help="The port; 0 is any free one.")
+    ] = 8080,
+    writable: Annotated[
+        bool, typer.Option("--writable", help="Allow changes: delete, rename, tell, upload.")
+    ] = False,
+    prefix: Annotated[
+        str,
+        typer.Option(envvar="MELSEARCH_DASHBOARD_PREFIX", help="The path under a reverse proxy."),
+    ] = "",
     parent: Parent = 0,
 ) -> None:
-    """Serve optuna-dashboard on loopback, read-only."""
-    from search.dashboard import serve_dashboard
+    """Serve optuna-dashboard: on loopback and read-only, unless told otherwise."""
+    from search.dashboard import grant_access, serve_dashboard
     from search.home import connect, find_home
     from search.signals import leave_with_parent
 
     leave_with_parent(parent)
-    with connect(find_home()) as database:
-        serve_dashboard(database, port)
+    access = grant_access(host, port, writable=writable, prefix=prefix)
+    home = find_home()
+    with connect(home) as database:
+        serve_dashboard(database, home.artifacts.uploads, access)
 
 
 @app.command()

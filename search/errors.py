@@ -22,7 +22,11 @@ class StudyFailedError(SearchError):
 
 
 class DashboardError(SearchError):
-    """The dashboard can't listen where it should."""
+    """The dashboard can't be served as it should."""
+
+
+class DashboardConfigError(DashboardError):
+    """The dashboard must not, or can't, be served in the way that was asked for."""
 
 
 class WorkerFailedError(SearchError):

@@ -10,6 +10,11 @@ class Artifacts:
 
     root: Path
 
+    @property
+    def uploads(self) -> Path:
+        """The folder of what people attach to studies; no study's name begins with that sign."""
+        return self.root / "_uploads"
+
     def study_folder(self, study: str) -> Path:
         """Return the folder of a study's logs and trials."""
         return self.root / study

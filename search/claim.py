@@ -183,7 +183,7 @@ class Claims:
             return None
         trial, lease = taken
         if lease.attempts >= self._study.config.lease.max_attempts:
-            self._fail(trial, lease, f"its worker died {lease.attempts} times without a word")
+            self._fail(trial, lease, f"its worker died {lease.attempts} times, or lost its GPU")
             return None
         context = {"trial": orphan.number, "token": lease.token, "attempts": lease.attempts}
         logger.info("trial_taken_over", extra=context)

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from search.console import print_any_name
-from search.errors import ConfigError, ContractError, DashboardConfigError, SearchError, StudyError
+from search.errors import (
+    ConfigError,
+    ContractError,
+    DashboardConfigError,
+    GpuLostError,
+    SearchError,
+    StudyError,
+)
 from search.logs import configure_logging
 from storage.errors import DatabaseRefusedError, StorageError
 from trainer.errors import DeviceError, RecipeError, TrainerError, TrainingStoppedError
@@ -121,13 +128,20 @@ def create(
 @app.command()
 def worker(
     study: StudyName,
-    device: Device = "auto",
-    slot: Annotated[int, typer.Option(min=0, help="Its place among the host's: its GPU.")] = 0,
+    device: Annotated[
+        str,
+        typer.Option(envvar="MELSEARCH_DEVICE", help="auto, cpu, cuda, cuda:N or a GPU's UUID."),
+    ] = "auto",
+    workers_per_gpu: Annotated[
+        int,
+        typer.Option(min=1, envvar="MELSEARCH_WORKERS_PER_GPU", help="How many share a GPU."),
+    ] = 1,
     parent: Parent = 0,
 ) -> None:
     """Claim trials and train them, one at a time, until the budget is spent."""
     from search.home import connect, find_home
     from search.signals import leave_with_parent, stop_on_signals
+    from search.slots import SlotWish
     from search.study import open_study
     from search.worker import run_worker
 
@@ -136,7 +150,7 @@ def worker(
     home = find_home()
     with connect(home) as database:
         opened = open_study(database, study)
-        run_worker(opened, home, device, slot, stop)
+        run_worker(opened, home, SlotWish(device, workers_per_gpu), stop)
 
 
 @app.command()
@@ -285,6 +299,8 @@ def main() -> NoReturn:
         _fail(str(error), 2)
     except TrainingStoppedError as error:
         _fail(str(error), _INTERRUPTED)
+    except GpuLostError as error:
+        _fail(str(error), GpuLostError.EXIT_CODE)
     except (SearchError, StorageError, TrainerError) as error:
         _fail(str(error), 1)
     except OSError as error:

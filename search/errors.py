@@ -31,3 +31,9 @@ class DashboardConfigError(DashboardError):
 
 class WorkerFailedError(SearchError):
     """A worker can't go on, and starting it again won't mend that."""
+
+
+class GpuLostError(WorkerFailedError):
+    """A worker's GPU can't be used any more; started again, the worker takes another one."""
+
+    EXIT_CODE = 3

@@ -42,11 +42,13 @@ def keep_alive(leases: Leases, lease: Lease, renew_seconds: float) -> Iterator[E
 
 
 @contextmanager
-def leave_in_time(stop: Event, leases: Leases, holder: str) -> Iterator[None]:
-    """Leave the process with 0 if the block still runs _STOP_SECONDS after `stop` was set.
+def leave_in_time(
+    stop: Event, leases: Leases, holder: str, exit_code: Callable[[], int] = lambda: 0
+) -> Iterator[None]:
+    """Leave the process if the block still runs _STOP_SECONDS after `stop` was set.
 
-    One step may be longer than `docker stop` is patient. All that `holder` holds is given back, so
-    that others go on at once from the last checkpoint.
+    One step may be longer than `docker stop` is patient, and endless on a GPU that is gone. All
+    that `holder` holds is given back, so that others go on at once from the last checkpoint.
     """
     done = Event()
 
@@ -64,7 +66,7 @@ def leave_in_time(stop: Event, leases: Leases, holder: str) -> Iterator[None]:
         giving = Thread(target=give_back, daemon=True)
         giving.start()
         giving.join(_GIVE_BACK_SECONDS)
-        os._exit(0)
+        os._exit(exit_code())
 
     Thread(target=watch, name="leave in time", daemon=True).start()
     try:

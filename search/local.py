@@ -1,12 +1,13 @@
 """`up`: a whole search on one machine, its workers as processes, its progress on the screen."""
 
 import logging
+import math
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
@@ -17,12 +18,14 @@ from rich.live import Live
 from rich.panel import Panel
 
 from search.console import make_console
-from search.errors import WorkerFailedError
+from search.cores import CPU_WORKERS
+from search.errors import GpuLostError, WorkerFailedError
 from search.home import Home, revive
 from search.outage import Outage
 from search.status import read_status, render_status
 from search.study import Study
 from storage.errors import StorageError
+from trainer.gpus import list_gpus, select_gpus
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +59,19 @@ class WorkerProcess:
             )
 
     def poll(self) -> int | None:
-        """Return the exit code if the worker has left for good; start it again if it was killed."""
+        """Return the exit code if the worker has left for good.
+
+        One that was killed, or lost its GPU, is started again.
+        """
         code = self._process.poll()
-        if code is None or code >= 0 or self._num_restarts >= _MAX_RESTARTS:
+        may_go_on = code is not None and (code < 0 or code == GpuLostError.EXIT_CODE)
+        if not may_go_on or self._num_restarts >= _MAX_RESTARTS:
             self._complain(code)
             return code
         self._num_restarts += 1
-        context = {"signal": -code, "restarts": self._num_restarts, "log": str(self.log)}
-        logger.warning("worker_killed", extra=context)
+        context = {"code": code, "restarts": self._num_restarts, "log": str(self.log)}
+        event = "worker_lost_gpu" if code == GpuLostError.EXIT_CODE else "worker_killed"
+        logger.warning(event, extra=context)
         self._process = self._start()
         return None
 
@@ -110,13 +118,14 @@ def run_workers(study: Study, home: Home, num_workers: int, stop: Event) -> bool
     Raises:
         WorkerFailedError: the workers have left, and the budget is not spent.
     """
+    environ = _environment(num_workers)
     workers = [
         WorkerProcess(
-            _own_command("worker", study.name, "--slot", str(slot)),
-            _environment(num_workers),
-            home.artifacts.study_folder(study.name) / f"worker-{slot}.log",
+            _own_command("worker", study.name),
+            environ,
+            home.artifacts.study_folder(study.name) / f"worker-{number}.log",
         )
-        for slot in range(num_workers)
+        for number in range(num_workers)
     ]
     outage = Outage()
     try:
@@ -166,10 +175,21 @@ def _own_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "search.cli", *arguments, "--parent", str(os.getpid())]
 
 
-def _environment(num_workers: int) -> dict[str, str]:
-    """Share the cores out: N workers with all cores each would only be in each other's way."""
-    threads = str(max(1, len(os.sched_getaffinity(0)) // num_workers))
-    return os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+def _environment(num_workers: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Share cores and GPUs out, so that no worker waits; what the user has set wins.
+
+    The number of workers is told, not counted by each of them: a training's last bits depend on
+    the number of threads, and so on who was there first.
+
+    Raises:
+        DeviceError: MELSEARCH_DEVICE names none of this host's.
+    """
+    shares = {CPU_WORKERS: str(num_workers)}
+    gpus = select_gpus(environ.get("MELSEARCH_DEVICE") or "auto", list_gpus(environ))
+    if gpus:
+        per_gpu = math.ceil(num_workers / len(gpus))
+        shares |= {"MELSEARCH_DEVICE": "cuda", "MELSEARCH_WORKERS_PER_GPU": str(per_gpu)}
+    return shares | {name: value for name, value in environ.items() if value or name not in shares}
 
 
 def _stop_all(workers: Sequence[WorkerProcess]) -> None:

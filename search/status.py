@@ -1,6 +1,7 @@
 """How a study stands: counts, best so far against the baseline, workers, time left."""
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -167,7 +168,7 @@ def _worker_table(workers: Sequence[dict[str, Any]]) -> RenderableType:
             worker["id"],
             "waits" if worker["trial"] is None else str(worker["trial"]),
             "" if worker["epoch"] is None else str(worker["epoch"]),
-            worker["device"] or "",
+            _short_uuid(worker["device"] or ""),
             f"{worker['seen_seconds_ago']:.0f} s ago",
         )
     return table
@@ -191,6 +192,11 @@ def _duration_words(seconds: float | None) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def _short_uuid(device: str) -> str:
+    """Return the device with as much of its UUID as tells GPUs apart."""
+    return re.sub(r"\b((?:GPU|MIG)-\w{8})-[\w-]+", r"\1", device)
 
 
 def _short(value: object) -> str:

@@ -4,8 +4,8 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -14,15 +14,16 @@ from typing import Any
 from optuna.trial import TrialState
 
 from search.claim import FAIL_REASON, ClaimedTrial, Claims, worker_prefix
-from search.errors import ContractError, SearchError, WorkerFailedError
+from search.errors import ContractError, GpuLostError, SearchError, WorkerFailedError
 from search.holding import keep_alive, leave_in_time, until_told
 from search.home import Home
+from search.slots import Slot, SlotWish, Trouble, hold_slot
 from search.study import Study, check_contract
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLostError, StorageError
 from storage.leases import Leases
 from trainer.cache import WaveformCache, find_cache, list_caches
-from trainer.device import choose_device
+from trainer.device import count_threads
 from trainer.loop import Ending, EpochResult, FitResult, fit
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Worker:
     claims: Claims
     cache: WaveformCache
     artifacts: Artifacts
-    device: Any
+    slot: Slot
     stop: Event
 
     def run(self) -> int:
@@ -73,16 +74,24 @@ class Worker:
 
     def _train(self, claimed: ClaimedTrial, lost: Event) -> bool:
         """Train a claimed trial; return whether it ended (else it was given back)."""
-        context = {"trial": claimed.number, "token": claimed.lease.token}
-        logger.info("trial_started", extra=context | {"config": claimed.config.model_dump()})
-        outcome = self._outcome(claimed, lost)
+        outcome = self._outcome(claimed, lost) if self._begin(claimed) else None
         if outcome is None:
+            self.slot.trouble.trial = claimed.number
             until_told(lambda: self.leases.release(claimed.lease), self.stop)
             return False
         ended = until_told(lambda: self._tell(claimed, outcome), self.stop)
         if ended:
             self._tidy(claimed)
         return ended
+
+    def _begin(self, claimed: ClaimedTrial) -> bool:
+        """Make the slot ready for the trial; False if it is another worker's by now."""
+        if not self.slot.begin_trial():
+            return False
+        context = {"trial": claimed.number, "token": claimed.lease.token}
+        facts = {"threads": count_threads(), "config": claimed.config.model_dump()}
+        logger.info("trial_started", extra=context | facts)
+        return True
 
     def _tell(self, claimed: ClaimedTrial, outcome: Outcome) -> None:
         """Send the reports that an outage or a dead worker kept back, then end the trial."""
@@ -104,7 +113,7 @@ class Worker:
                 self.cache.split("train"),
                 self.cache.split("val"),
                 folder=self._folder(claimed),
-                device=self.device,
+                device=self.slot.device,
                 objective=objective,
                 on_epoch=lambda history: self._report(claimed, history),
                 should_stop=lambda: self._should_stop(claimed, lost),
@@ -116,6 +125,8 @@ class Worker:
             until_told(lambda: self.leases.release(claimed.lease), self.stop)
             raise WorkerFailedError(f"this host can't train: {error}") from error
         except Exception as error:
+            if self._blame_gpu(claimed, error):
+                return None
             # The trial's failure is recorded; the others go on.
             reason = f"{type(error).__name__}: {error}"
             context = {"trial": claimed.number, "reason": reason}
@@ -124,6 +135,22 @@ class Worker:
         if result.ending is Ending.STOPPED:
             return None
         return self._ended(result, objective)
+
+    def _blame_gpu(self, claimed: ClaimedTrial, error: Exception) -> bool:
+        """Tell whether the GPU made the training fail; the worker then leaves, the trial goes on.
+
+        A trial that may have broken the GPU is given up as if its worker had died of it, so that
+        it can't break one after the other.
+        """
+        if self.slot.trouble.reason:  # it was gone before
+            return True
+        fault = self.slot.find_fault(error)
+        if fault is None:
+            return False
+        if fault.is_suspect:
+            until_told(lambda: self.leases.abandon(claimed.lease), self.stop)
+        self.slot.lose(fault.reason)
+        return True
 
     def _ended(self, result: FitResult, objective: str) -> Outcome:
         assert result.best is not None  # an ended training has had an epoch
@@ -189,34 +216,51 @@ def open_cache(study: Study, cache_root: Path) -> WaveformCache:
     )
 
 
-def run_worker(study: Study, home: Home, device_name: str, slot: int, stop: Event) -> int:
-    """Join a study as one more worker; return how many trials ended here.
+def run_worker(study: Study, home: Home, wish: SlotWish, stop: Event) -> int:
+    """Join a study as one more worker, once a slot is free; return how many trials ended here.
 
     Raises:
         ContractError: the data or the code here are not those of the study.
+        ConfigError, DeviceError: this host has no such device.
         StudyFailedError: too many trials have failed.
+        GpuLostError: the GPU can't be used any more.
         WorkerFailedError: the files can't be read or written here.
         DatabaseUnavailableError: at the start; later outages are waited out.
     """
     check_contract(study)
     cache = open_cache(study, home.cache)
-    device = choose_device(device_name, slot)
-    leases = Leases(study.database, study.config.lease.ttl_seconds)
+    lease = study.config.lease
+    leases, trouble = Leases(study.database, lease.ttl_seconds), Trouble()
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    num_ended = 0
+    with (
+        leave_in_time(stop, leases, name, lambda: GpuLostError.EXIT_CODE if trouble.reason else 0),
+        hold_slot(leases, wish, name, lease.renew_seconds, stop, trouble) as slot,
+    ):
+        if slot is not None:
+            claims = Claims(study, leases, name, slot.description)
+            worker = Worker(study, leases, claims, cache, home.artifacts, slot, stop)
+            with _present(worker, name):
+                num_ended = worker.run()
+            context = {"study": study.name, "worker": name, "ended": num_ended}
+            logger.info("worker_left", extra=context)
+    trouble.require_none()
+    return num_ended
+
+
+@contextmanager
+def _present(worker: Worker, name: str) -> Iterator[None]:
+    """Let the study know that this worker is there while the block runs."""
+    study, leases = worker.study, worker.leases
     leases.sweep(worker_prefix(study.name))  # of those that died
     presence = leases.take(worker_prefix(study.name) + name, name)
     if presence is None:
         raise SearchError(f"another worker is called {name}; start this one again")
-    context = {"study": study.name, "worker": name, "device": str(device)}
+    context = {"study": study.name, "worker": name, "device": worker.slot.description}
     logger.info("worker_joined", extra=context)
-    claims = Claims(study, leases, name, str(device))
-    worker = Worker(study, leases, claims, cache, home.artifacts, device, stop)
-    with leave_in_time(stop, leases, name):
-        try:
-            with keep_alive(leases, presence, study.config.lease.renew_seconds):
-                num_ended = worker.run()
-        finally:
-            with suppress(StorageError):  # unsaid, the presence ends by itself
-                leases.end(presence)
-    logger.info("worker_left", extra=context | {"ended": num_ended})
-    return num_ended
+    try:
+        with keep_alive(leases, presence, study.config.lease.renew_seconds):
+            yield
+    finally:
+        with suppress(StorageError):  # unsaid, the presence ends by itself
+            leases.end(presence)

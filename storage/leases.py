@@ -18,9 +18,10 @@ create table if not exists melsearch_lease (
     expires_at timestamptz not null
 )"""
 
-# A released lease has no holder. After a restart of the server nobody is taken over before every
-# holder had one ttl to renew. clock_timestamp(), as now() stands still within a transaction.
-_FREE = """(held.holder is null or clock_timestamp() >=
+# A released lease has no holder, an abandoned one has ended for ever. After a restart of the server
+# nobody else is taken over before every holder had one ttl to renew. clock_timestamp(), as now()
+# stands still within a transaction.
+_FREE = """(held.holder is null or held.expires_at = '-infinity' or clock_timestamp() >=
     greatest(held.expires_at, pg_postmaster_start_time() + make_interval(secs => :ttl)))"""
 
 _TAKE = f"""
@@ -41,7 +42,11 @@ where {_MINE}"""  # noqa: S608
 _RELEASE = f"""
 update melsearch_lease set holder = null, expires_at = clock_timestamp() where {_MINE}"""  # noqa: S608
 _RELEASE_ALL = """
-update melsearch_lease set holder = null, expires_at = clock_timestamp() where holder = :holder"""
+update melsearch_lease set holder = null, expires_at = clock_timestamp()
+where holder = :holder and expires_at > '-infinity'"""
+# The token moves on, so that the holder's thread doesn't renew what it has left.
+_ABANDON = f"""
+update melsearch_lease set token = token + 1, expires_at = '-infinity' where {_MINE}"""  # noqa: S608
 _END = f"delete from melsearch_lease where {_MINE}"  # noqa: S608
 _LOCK = f"select 1 from melsearch_lease where {_MINE} for update"  # noqa: S608
 _HELD = """
@@ -103,6 +108,10 @@ class Leases:
     def release(self, lease: Lease) -> bool:
         """Give the resource back for anybody to take at once; that counts as no attempt."""
         return self._change(_RELEASE, lease)
+
+    def abandon(self, lease: Lease) -> bool:
+        """Give the resource up as if the holder had died: at once, and the next take counts it."""
+        return self._change(_ABANDON, lease)
 
     def release_all(self, holder: str) -> None:
         """Give back all that `holder` holds, as if it had released each of its leases."""

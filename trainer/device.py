@@ -1,4 +1,4 @@
-"""Where a training runs and in what precision: all that is special about CUDA."""
+"""Where a training runs, in what precision and how many threads: all that is special about CUDA."""
 
 import os
 from contextlib import AbstractContextManager
@@ -10,24 +10,73 @@ from torch import Tensor
 
 from trainer.config import Precision
 from trainer.errors import DeviceError
+from trainer.gpus import Gpu
+
+_MOST_THREADS = torch.get_num_threads()  # by the environment and the cores
 
 
-def choose_device(name: str = "auto", slot: int = 0) -> torch.device:
-    """Return the device of this name; `auto` is a GPU if there is one, else the CPU.
-
-    `slot` is this process's place among those of the host: they take the GPUs in turn.
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device of this name; `auto` is the first GPU if there is one, else the CPU.
 
     Raises:
         DeviceError: the name is unknown or this machine has no such device.
     """
+    num_gpus = torch.cuda.device_count()
     if name == "auto":
-        num_gpus = torch.cuda.device_count()
-        return torch.device(f"cuda:{slot % num_gpus}" if num_gpus else "cpu")
-    allowed = ["auto", "cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        return torch.device("cuda:0" if num_gpus else "cpu")
+    allowed = ["auto", "cpu", *(f"cuda:{index}" for index in range(num_gpus))]
     wanted = "cuda:0" if name == "cuda" else name
     if wanted not in allowed:
         raise DeviceError(f"device must be one of {', '.join(allowed)}, got {name!r}")
     return torch.device(wanted)
+
+
+def use_gpu(gpu: Gpu | None) -> torch.device:
+    """Show this GPU alone to this process, and return it; by its UUID, as indices shift.
+
+    Before CUDA is initialised, which reads the environment once. Without a GPU it is the CPU.
+    """
+    if gpu is None or gpu.is_fake:
+        return torch.device("cpu")
+    assert not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu.uuid}
+    return torch.device("cuda:0")
+
+
+def require_cuda() -> None:
+    """Refuse a torch that can't use the GPUs that there are.
+
+    Raises:
+        DeviceError
+    """
+    if torch.version.cuda is None:
+        raise DeviceError(
+            f"this host has a GPU, but torch {torch.__version__} was built without CUDA; install"
+            " another build of it, or train on the CPU with --device cpu"
+        )
+
+
+def refuse_hidden_gpus() -> None:
+    """Refuse the CPU where CUDA would work, and NVML alone is lacking.
+
+    Raises:
+        DeviceError
+    """
+    if torch.cuda.is_available():
+        raise DeviceError(
+            "CUDA finds a GPU here, but NVML lists none, so none can be leased; a container needs"
+            " NVIDIA_DRIVER_CAPABILITIES=compute,utility; --device cpu trains on the CPU"
+        )
+
+
+def limit_threads(num_threads: int) -> None:
+    """Let torch compute in so many threads, but in no more than OMP_NUM_THREADS allows."""
+    torch.set_num_threads(min(num_threads, _MOST_THREADS))
+
+
+def count_threads() -> int:
+    """Return in how many threads torch computes on the CPU."""
+    return torch.get_num_threads()
 
 
 def describe_device(device: torch.device) -> str:

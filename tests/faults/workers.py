@@ -71,13 +71,12 @@ def fingerprint(home: Home) -> str:
 class WorkerProcess:
     """`melsearch worker` in a process of its own, and the events that it logs."""
 
-    def __init__(self, command: list[str], url: str, home: Home, log: Path) -> None:
+    def __init__(self, command: list[str], environ: dict[str, str], log: Path) -> None:
         self.log = log
-        environ = {"MELSEARCH_STORAGE": url, "MELSEARCH_HOME": str(home.root)}
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
-                env=os.environ | environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | environ,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -126,6 +125,8 @@ class Crew:
 
     def __init__(self, url: str, home: Home, folder: Path, stack: ExitStack) -> None:
         self.url, self.home, self._folder, self._stack = url, home, folder, stack
+        self.environ: dict[str, str] = {}
+        """What the workers' environment has besides."""
         self._num_started = 0
 
     def start(self, study: str = "s") -> WorkerProcess:
@@ -136,7 +137,8 @@ class Crew:
         """Start Python with that command in a worker's surroundings."""
         self._num_started += 1
         log = self._folder / f"worker-{self._num_started}.log"
-        worker = WorkerProcess(command, self.url, self.home, log)
+        ours = {"MELSEARCH_STORAGE": self.url, "MELSEARCH_HOME": str(self.home.root)}
+        worker = WorkerProcess(command, ours | self.environ, log)
         self._stack.callback(worker.end)
         return worker
 

@@ -64,6 +64,19 @@ def test_released_lease_is_taken_at_once_without_an_attempt(leases: Leases) -> N
     assert leases.take("trial:s:1", "b") == Lease("trial:s:1", "b", token=2, attempts=0)
 
 
+def test_abandoned_lease_is_taken_at_once_and_counts(leases: Leases) -> None:
+    """Giving up is as a death that nobody waits for; the server's age doesn't matter."""
+    lease = leases.take("trial:s:1", "a")
+    assert lease
+    assert leases.abandon(lease)
+    assert leases.held("trial:") == []
+    leases.release_all("a")
+    assert not leases.renew(lease)
+    assert not leases.release(lease)
+    assert leases.take("trial:s:1", "b") == Lease("trial:s:1", "b", token=3, attempts=1)
+    assert not leases.abandon(lease)
+
+
 def test_lost_lease_neither_renews_nor_fences(leases: Leases) -> None:
     """Whoever was taken over can do nothing more with the lease."""
     old = leases.take("trial:s:1", "a")

@@ -65,6 +65,7 @@ class Model:
     newest: dict[int, Hold] = field(default_factory=dict)
     """The newest claim of each trial that goes on."""
     released: set[int] = field(default_factory=set)
+    abandoned: set[int] = field(default_factory=set)
     attempts: dict[int, int] = field(default_factory=dict)
     ended: dict[int, tuple[TrialState, float | None]] = field(default_factory=dict)
     reports: dict[int, dict[int, float]] = field(default_factory=dict)
@@ -79,7 +80,7 @@ class Model:
         return sorted(
             number
             for number, hold in self.newest.items()
-            if not hold.is_alive and number not in self.released
+            if not hold.is_alive and number not in self.released | self.abandoned
         )
 
     def orphans(self) -> list[int]:
@@ -107,6 +108,7 @@ class Model:
             self.stale.append(self.newest[number])
         self.newest[number] = Hold(worker, claimed)
         self.released.discard(number)
+        self.abandoned.discard(number)
         self.attempts.setdefault(number, 0)
         self.reports.setdefault(number, {})
         assert claimed.lease.token > self.tokens.get(number, 0), "tokens rise"
@@ -116,6 +118,7 @@ class Model:
         assert number not in self.ended, "a trial ends once"
         self.stale.append(self.newest.pop(number))
         self.released.discard(number)
+        self.abandoned.discard(number)
         self.ended[number] = (state, value)
 
 
@@ -176,6 +179,15 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.busy())
     @rule(data=st.data())
+    def abandon(self, data: st.DataObject) -> None:
+        hold = self._draw_busy(data)
+        assert self.leases.abandon(hold.claimed.lease)
+        hold.is_alive = False
+        self.model.abandoned.add(hold.claimed.number)
+        self.model.tokens[hold.claimed.number] += 1
+
+    @precondition(lambda self: self.model.busy())
+    @rule(data=st.data())
     def is_cut_off(self, data: st.DataObject) -> None:
         hold = self._draw_busy(data)
         self.leases.release_all(hold.worker)
@@ -185,7 +197,7 @@ class LeaseMachine(RuleBasedStateMachine):
             number
             for number, other in self.model.newest.items()
             if other.worker == hold.worker and not other.is_alive
-        }
+        } - self.model.abandoned
 
     @precondition(lambda self: len(self.model.ended) >= self.model.budget)
     @rule()
@@ -212,10 +224,11 @@ class LeaseMachine(RuleBasedStateMachine):
         self._set_expiry(hold.claimed, "+1 hour")
         hold.is_alive = True
 
-    @precondition(lambda self: self.model.stale or self.model.released)
+    @precondition(lambda self: self.model.stale or self.model.released | self.model.abandoned)
     @rule(data=st.data())
     def zombie_writes(self, data: st.DataObject) -> None:
-        given_back = [self.model.newest[number] for number in sorted(self.model.released)]
+        free = sorted(self.model.released | self.model.abandoned)
+        given_back = [self.model.newest[number] for number in free]
         zombies = [*self.model.stale, *given_back]
         assert not any(self.leases.renew(zombie.claimed.lease) for zombie in zombies)
         zombie = data.draw(st.sampled_from(zombies), label="zombie")

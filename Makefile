@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install test test-page check lint demo lock clean
+.PHONY: install test test-page test-compose check lint demo lock clean
 
 install: $(STAMP)
 
@@ -26,6 +26,10 @@ test: $(STAMP)
 # Looks at the dashboard's page; needs Debian's packages chromium and chromium-driver.
 test-page: $(STAMP)
 	$(BIN)/python -m pytest tests/page
+
+# Builds the image and runs the service in containers; needs Docker with Compose v2.
+test-compose: $(STAMP)
+	tests/compose/with-docker.sh $(BIN)/python -m pytest tests/compose
 
 check: lint test
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -39,6 +40,34 @@ def keep_alive(leases: Leases, lease: Lease, renew_seconds: float) -> Iterator[E
     finally:
         done.set()
         thread.join()
+
+
+class Standstill:
+    """Notices that this process stood still for so long that its lease may be somebody else's.
+
+    Frozen or swapped out, the renewing thread stands still too, and wakes no sooner than the
+    training. An outage of the database is no standstill.
+    """
+
+    def __init__(self, leases: Leases, lease: Lease, lost: Event, allowed_seconds: float) -> None:
+        self._leases, self._lease, self._lost = leases, lease, lost
+        self._allowed_seconds = allowed_seconds
+        self._last = time.monotonic()
+
+    def require_lease(self) -> None:
+        """Return if the lease is ours, as far as is known; asks the database after a standstill.
+
+        Raises:
+            LeaseLostError
+        """
+        stood_still = time.monotonic() - self._last > self._allowed_seconds
+        if stood_still and not self._lost.is_set():
+            with suppress(StorageError):
+                if not self._leases.renew(self._lease):
+                    self._lost.set()
+        self._last = time.monotonic()
+        if self._lost.is_set():
+            raise LeaseLostError(f"{self._lease.resource} was taken over")
 
 
 @contextmanager

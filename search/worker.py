@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from search.claim import FAIL_REASON, ClaimedTrial, Claims, worker_prefix
 from search.errors import ContractError, GpuLostError, SearchError, WorkerFailedError
-from search.holding import keep_alive, leave_in_time, until_told
+from search.holding import Standstill, keep_alive, leave_in_time, until_told
 from search.home import Home
 from search.slots import Slot, SlotWish, Trouble, hold_slot
 from search.study import Study, check_contract
@@ -61,10 +61,12 @@ class Worker:
         num_ended = 0
         while (claimed := self.claims.next_trial(self.stop)) is not None:
             context = {"trial": claimed.number, "token": claimed.lease.token}
-            renew_seconds = self.study.config.lease.renew_seconds
+            settings = self.study.config.lease
             try:
-                with keep_alive(self.leases, claimed.lease, renew_seconds) as lost:
-                    ended = self._train(claimed, lost)
+                with keep_alive(self.leases, claimed.lease, settings.renew_seconds) as lost:
+                    allowed = settings.ttl_seconds - settings.renew_seconds
+                    still = Standstill(self.leases, claimed.lease, lost, allowed)
+                    ended = self._train(claimed, still)
             except LeaseLostError:
                 logger.warning("lease_lost", extra=context)
                 continue
@@ -72,9 +74,9 @@ class Worker:
             logger.info("trial_ended" if ended else "trial_released", extra=context)
         return num_ended
 
-    def _train(self, claimed: ClaimedTrial, lost: Event) -> bool:
+    def _train(self, claimed: ClaimedTrial, still: Standstill) -> bool:
         """Train a claimed trial; return whether it ended (else it was given back)."""
-        outcome = self._outcome(claimed, lost) if self._begin(claimed) else None
+        outcome = self._outcome(claimed, still) if self._begin(claimed) else None
         if outcome is None:
             self.slot.trouble.trial = claimed.number
             until_told(lambda: self.leases.release(claimed.lease), self.stop)
@@ -99,7 +101,7 @@ class Worker:
             pass  # an epoch of an ended training is no longer worth pruning
         self.claims.finish(claimed, outcome.state, outcome.value, outcome.attributes)
 
-    def _outcome(self, claimed: ClaimedTrial, lost: Event) -> Outcome | None:
+    def _outcome(self, claimed: ClaimedTrial, still: Standstill) -> Outcome | None:
         """Fit; None if the training was stopped before its end.
 
         Raises:
@@ -116,7 +118,8 @@ class Worker:
                 device=self.slot.device,
                 objective=objective,
                 on_epoch=lambda history: self._report(claimed, history),
-                should_stop=lambda: self._should_stop(claimed, lost),
+                should_stop=lambda: self._should_stop(still),
+                before_write=still.require_lease,
             )
         except LeaseLostError:
             raise
@@ -166,9 +169,8 @@ class Worker:
             return Outcome(TrialState.PRUNED, None, attributes, reports)
         return Outcome(TrialState.COMPLETE, result.best.metrics[objective], attributes, reports)
 
-    def _should_stop(self, claimed: ClaimedTrial, lost: Event) -> bool:
-        if lost.is_set():
-            raise LeaseLostError(f"trial {claimed.number} was taken over")
+    def _should_stop(self, still: Standstill) -> bool:
+        still.require_lease()
         return self.stop.is_set()
 
     def _report(self, claimed: ClaimedTrial, history: Sequence[EpochResult]) -> bool:

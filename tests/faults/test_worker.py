@@ -14,7 +14,8 @@ from search.home import Home
 from search.status import read_status
 from search.study import Study, create_study
 from storage.database import Database, parse_url
-from storage.embedded import _pg_ctl, embedded_server
+from storage.embedded import _pg_ctl, embedded_server, ensure_running
+from tests.command import user_folder
 from tests.faults.workers import (
     TRAINING,
     Crew,
@@ -137,8 +138,8 @@ def test_terminated_connections_stop_no_training(
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_restarted_server_stops_no_training(own_home: Home, tmp_path: Path, mode: str) -> None:
     """A restart or a crash of the server in mid-trial: the training goes on, all reports arrive."""
-    folder = tmp_path / "postgres"
     with (
+        user_folder() as folder,
         embedded_server(folder) as url,
         crew_of(url, own_home, tmp_path) as crew,
     ):
@@ -150,7 +151,7 @@ def test_restarted_server_stops_no_training(own_home: Home, tmp_path: Path, mode
         last = len(worker.events("epoch_ended"))
         worker.wait_for_epoch(last + 2)  # nobody answers, and it trains on
         assert worker.wait_for("report_delayed")
-        _pg_ctl(folder, "start", "--wait", f"--options=-c unix_socket_directories='{folder}'")
+        ensure_running(folder)
         assert worker.wait() == 0
         assert_whole(study)
         assert len(worker.events("trial_started")) == 1
@@ -159,8 +160,8 @@ def test_restarted_server_stops_no_training(own_home: Home, tmp_path: Path, mode
 
 def test_outage_at_the_end_keeps_no_report_back(own_home: Home, tmp_path: Path) -> None:
     """A training that ends while the server is down waits, and tells all of it afterwards."""
-    folder = tmp_path / "postgres"
     with (
+        user_folder() as folder,
         embedded_server(folder) as url,
         crew_of(url, own_home, tmp_path) as crew,
     ):
@@ -171,7 +172,7 @@ def test_outage_at_the_end_keeps_no_report_back(own_home: Home, tmp_path: Path) 
         _pg_ctl(folder, "stop", "--mode=fast")
         worker.wait_for_epoch(EPOCHS)
         assert len(worker.events("database_lost")) <= 4, "once by each who tries, not each second"
-        _pg_ctl(folder, "start", "--wait", f"--options=-c unix_socket_directories='{folder}'")
+        ensure_running(folder)
         assert worker.wait() == 0
         assert_whole(study)
         database.close()

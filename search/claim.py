@@ -96,7 +96,7 @@ class Claims:
                 if orphan.state == TrialState.RUNNING and (claimed := self._take_over(orphan)):
                     return claimed
             trials = self._study.trials()
-            self._stop_if_failing(trials)
+            _stop_if_failing(self._study, trials)
             if _has_room(trials, self._study.budget()):
                 return self._ask(len(trials))
             running = any(trial.state == TrialState.RUNNING for trial in trials)
@@ -222,15 +222,17 @@ class Claims:
         suggested = suggest_baseline if _is_baseline(trial) else suggest
         return suggested(trial, self._study.config)
 
-    def _stop_if_failing(self, trials: Sequence[FrozenTrial]) -> None:
-        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-        limit = self._study.config.max_failed_trials
-        if len(failed) > limit:
-            reason = failed[-1].user_attrs.get(FAIL_REASON, "no reason was recorded")
-            raise StudyFailedError(
-                f"study {self._study.name!r} stopped: {len(failed)} trials failed, allowed are "
-                f"max_failed_trials = {limit}; the last one: {reason}"
-            )
+
+def has_work(study: Study) -> bool:
+    """Tell whether the study's budget is not spent yet.
+
+    Raises:
+        StudyFailedError: too many trials have failed.
+        DatabaseUnavailableError
+    """
+    trials = study.trials()
+    _stop_if_failing(study, trials)
+    return sum(trial.state in _ENDED_WELL for trial in trials) < study.budget()
 
 
 def trial_prefix(study: str) -> str:
@@ -270,3 +272,14 @@ def _ended_means_lost() -> Iterator[None]:
         yield
     except UpdateFinishedTrialError as error:
         raise LeaseLostError("the trial was ended while it was claimed") from error
+
+
+def _stop_if_failing(study: Study, trials: Sequence[FrozenTrial]) -> None:
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    limit = study.config.max_failed_trials
+    if len(failed) > limit:
+        reason = failed[-1].user_attrs.get(FAIL_REASON, "no reason was recorded")
+        raise StudyFailedError(
+            f"study {study.name!r} stopped: {len(failed)} trials failed, allowed are "
+            f"max_failed_trials = {limit}; the last one: {reason}"
+        )

@@ -28,7 +28,12 @@ def core_pool() -> str:
         own = Path("/proc/self/ns/cgroup").stat().st_ino
     except OSError:  # a sandbox that shows neither
         return socket.gethostname()
-    return boot if count_cores() == os.cpu_count() else f"{boot}-{own}"
+    return boot if shares_host() else f"{boot}-{own}"
+
+
+def shares_host() -> bool:
+    """Tell whether this process may use all of the host's cores, and so shares them with others."""
+    return count_cores() == os.cpu_count()
 
 
 def share_of(num_cores: int, num_workers: int) -> int:

@@ -33,7 +33,7 @@ class WorkerFailedError(SearchError):
     """A worker can't go on, and starting it again won't mend that."""
 
 
-class GpuLostError(WorkerFailedError):
+class GpuLostError(SearchError):
     """A worker's GPU can't be used any more; started again, the worker takes another one."""
 
     EXIT_CODE = 3

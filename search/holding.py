@@ -15,23 +15,27 @@ logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 6.0  # `docker stop` and `up` are patient for ten and for eight
 _GIVE_BACK_SECONDS = 1.5
+_RETRY_SECONDS = 1.0
 
 
 @contextmanager
 def keep_alive(leases: Leases, lease: Lease, renew_seconds: float) -> Iterator[Event]:
     """Renew the lease in a thread while the block runs; yields an event that says it is lost.
 
-    No outage of the database ends the thread: it goes on trying, and only a lease that somebody
-    else has taken is lost.
+    No outage of the database ends the thread: it goes on trying, as eagerly as those who wait for
+    the lease, and only a lease that somebody else has taken is lost.
     """
     lost, done, outage = Event(), Event(), Outage()
 
     def renew() -> None:
-        while not done.wait(renew_seconds):
+        wait_seconds = renew_seconds
+        while not done.wait(wait_seconds):
+            wait_seconds = min(_RETRY_SECONDS, renew_seconds)
             with suppress(StorageError), outage.noted():
                 if not leases.renew(lease):
                     lost.set()
                     return
+                wait_seconds = renew_seconds
 
     thread = Thread(target=renew, name=f"renew {lease.resource}", daemon=True)
     thread.start()
@@ -72,18 +76,18 @@ class Standstill:
 
 @contextmanager
 def leave_in_time(
-    stop: Event, leases: Leases, holder: str, exit_code: Callable[[], int] = lambda: 0
+    stop: Event, holder: str, give_back: Callable[[], None], exit_code: Callable[[], int]
 ) -> Iterator[None]:
     """Leave the process if the block still runs _STOP_SECONDS after `stop` was set.
 
-    One step may be longer than `docker stop` is patient, and endless on a GPU that is gone. All
-    that `holder` holds is given back, so that others go on at once from the last checkpoint.
+    One step may be longer than `docker stop` is patient, and endless on a GPU that is gone. What
+    `holder` holds is given back, so that others go on at once from the last checkpoint.
     """
     done = Event()
 
-    def give_back() -> None:
+    def try_to_give_back() -> None:
         with suppress(StorageError):  # untold, the leases end by themselves
-            leases.release_all(holder)
+            give_back()
 
     def watch() -> None:
         while not stop.wait(1.0):
@@ -92,10 +96,11 @@ def leave_in_time(
         if done.wait(_STOP_SECONDS):
             return
         logger.warning("worker_cut_off", extra={"worker": holder, "seconds": _STOP_SECONDS})
-        giving = Thread(target=give_back, daemon=True)
+        code = exit_code()
+        giving = Thread(target=try_to_give_back, daemon=True)
         giving.start()
         giving.join(_GIVE_BACK_SECONDS)
-        os._exit(exit_code())
+        os._exit(code)
 
     Thread(target=watch, name="leave in time", daemon=True).start()
     try:

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.panel import Panel
 
 from search.console import make_console
-from search.cores import CPU_WORKERS
+from search.cores import CPU_WORKERS, count_cores, share_of
 from search.errors import GpuLostError, WorkerFailedError
 from search.home import Home, revive
 from search.outage import Outage
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 8.0  # a worker cuts itself off before
 _MAX_RESTARTS = 20
+_HEALTHY_SECONDS = 600.0  # a worker that lived so long has all its restarts again
 _LOG_EVERY_SECONDS = 15.0
 
 
@@ -44,6 +45,7 @@ class WorkerProcess:
         self._num_restarts = 0
         self._has_complained = False
         self._process = self._start()
+        self._started = time.monotonic()
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +66,8 @@ class WorkerProcess:
         One that was killed, or lost its GPU, is started again.
         """
         code = self._process.poll()
+        if time.monotonic() - self._started > _HEALTHY_SECONDS:
+            self._num_restarts = 0
         may_go_on = code is not None and (code < 0 or code == GpuLostError.EXIT_CODE)
         if not may_go_on or self._num_restarts >= _MAX_RESTARTS:
             self._complain(code)
@@ -72,8 +76,13 @@ class WorkerProcess:
         context = {"code": code, "restarts": self._num_restarts, "log": str(self.log)}
         event = "worker_lost_gpu" if code == GpuLostError.EXIT_CODE else "worker_killed"
         logger.warning(event, extra=context)
-        self._process = self._start()
+        self._process, self._started = self._start(), time.monotonic()
         return None
+
+    @property
+    def is_misconfigured(self) -> bool:
+        """Whether it has left at its first start, because of its configuration: so would others."""
+        return self._process.poll() == 2 and self._num_restarts == 0
 
     def _complain(self, code: int | None) -> None:
         """Say at once, and once, that a worker failed: the others may go on for hours."""
@@ -133,7 +142,8 @@ def run_workers(study: Study, home: Home, num_workers: int, stop: Event) -> bool
             while not stop.is_set():
                 codes = [worker.poll() for worker in workers]
                 spent = _show_status(study, home, show, outage)
-                if spent or 2 in codes or None not in codes:
+                hopeless = any(worker.is_misconfigured for worker in workers)
+                if spent or hopeless or None not in codes:
                     break
                 stop.wait(1.0)
     finally:
@@ -184,7 +194,12 @@ def _environment(num_workers: int, environ: Mapping[str, str] = os.environ) -> d
     Raises:
         DeviceError: MELSEARCH_DEVICE names none of this host's.
     """
-    shares = {CPU_WORKERS: str(num_workers)}
+    threads = str(share_of(count_cores(), num_workers))  # of NumPy, which asks nobody else
+    shares = {
+        CPU_WORKERS: str(num_workers),
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
     gpus = select_gpus(environ.get("MELSEARCH_DEVICE") or "auto", list_gpus(environ))
     if gpus:
         per_gpu = math.ceil(num_workers / len(gpus))

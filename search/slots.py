@@ -7,13 +7,13 @@ GPU, `gpu:<uuid>:<slot>`, in the database that all of them share, whatever studi
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from typing import Any
 
-from search.cores import core_pool, count_cores, share_of, told_workers
+from search.cores import core_pool, count_cores, share_of, shares_host, told_workers
 from search.errors import GpuLostError
 from search.holding import keep_alive
 from search.outage import Outage
@@ -21,7 +21,7 @@ from storage.errors import StorageError
 from storage.leases import Lease, Leases
 from trainer.device import limit_threads, refuse_hidden_gpus, require_cuda, use_gpu
 from trainer.errors import DeviceError
-from trainer.faults import GpuFault, find_damage, find_gpu_fault
+from trainer.faults import find_damage, find_gpu_fault, find_mismatch
 from trainer.gpus import FAKE_GPUS, Gpu, is_lost, list_gpus, select_gpus
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,10 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _TELL_EVERY_SECONDS = 60.0
 _LOOK_EVERY_SECONDS = 2.0
+_ASK_EVERY_SECONDS = 5.0
 _TAKEN_OVER = "another worker took its slot over while this one was out of touch"
+_RESTING = "rests after: "
+"""How the holder's name begins where a GPU that has just failed is kept free."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Slot:
     wish: SlotWish
     gpu: Gpu | None
     device: Any
+    num_gpus: int
+    """How many GPUs the host had when it was taken."""
     leases: Leases
     stop: Event
     trouble: Trouble
@@ -115,22 +120,18 @@ class Slot:
             StorageError
         """
         if self.gpu is not None:
-            num_gpus = len(list_gpus(self.wish.environ))
-            return share_of(count_cores(), num_gpus * self.wish.workers_per_gpu)
+            sharing = self.num_gpus * self.wish.workers_per_gpu if shares_host() else 1
+            return share_of(count_cores(), sharing)
         told = told_workers(self.wish.environ)
         return share_of(count_cores(), told or self._count_workers())
 
-    def find_fault(self, error: BaseException) -> GpuFault | None:
+    def find_fault(self, error: BaseException) -> str | None:
         """Return the GPU's fault that made a training fail with `error`; None: the trial's own."""
         if self.gpu is None:
             return None
         if self.gpu.is_fake:
-            gone = is_lost(self.gpu, self.wish.environ)
-            return GpuFault(str(error), is_suspect=True) if gone else None
-        fault = find_gpu_fault(error, self.device)
-        if fault and self.wish.workers_per_gpu > 1:  # the others may be ours, and not go away
-            return replace(fault, is_suspect=True)
-        return fault
+            return str(error) if is_lost(self.gpu, self.wish.environ) else None
+        return find_gpu_fault(error, self.device)
 
     def lose(self, reason: str) -> None:
         """Use the slot no more: the worker stops as if it had been told to. Safe from threads."""
@@ -153,32 +154,45 @@ def hold_slot(
     renew_seconds: float,
     stop: Event,
     trouble: Trouble,
+    has_work: Callable[[], bool],
 ) -> Iterator[Slot | None]:
     """Take a slot, wait for one if all are held, and hold it while the block runs.
 
-    Yields None if `stop` came before there was one. A slot that can't be used any more sets `stop`,
-    and its `trouble`; its lease is then left to expire, so that a sick GPU rests for a ttl.
+    Yields None if `stop` came, or there was no work any more, before there was one. A slot that
+    can't be used any more sets `stop`, and its `trouble`; its GPU then rests for a ttl.
 
     Raises:
         ConfigError, DeviceError: this host has no such device.
+        StudyFailedError: by `has_work`.
     """
     wish = _settle(wish)
-    taken = _await_slot(leases, wish, holder, stop)
+    taken = _await_slot(leases, wish, holder, stop, has_work)
     if taken is None:
         yield None
         return
     lease, gpu = taken
     logger.info("slot_taken", extra={"worker": holder, "slot": lease.resource})
-    slot = Slot(lease, wish, gpu, use_gpu(gpu), leases, stop, trouble)
     try:
+        num_gpus = len(list_gpus(wish.environ)) if gpu else 0
+        slot = Slot(lease, wish, gpu, use_gpu(gpu), num_gpus, leases, stop, trouble)
         with keep_alive(leases, lease, renew_seconds) as lost, _watched(slot, lost):
-            if damage := find_damage(slot.device):
+            if damage := find_damage(slot.device) or find_mismatch(gpu, slot.device):
                 slot.lose(f"it doesn't work: {damage}")
             yield slot
     finally:
-        if trouble.reason is None:
-            with suppress(StorageError):  # untold, it ends by itself
-                leases.release(lease) if gpu else leases.end(lease)
+        with suppress(StorageError):  # untold, it ends by itself
+            rest_if_troubled(leases, holder, trouble)
+            leases.release(lease) if gpu else leases.end(lease)
+
+
+def rest_if_troubled(leases: Leases, holder: str, trouble: Trouble) -> None:
+    """Keep a GPU that has failed free for a ttl, so that its worker comes back to another one.
+
+    Raises:
+        StorageError
+    """
+    if trouble.reason:
+        leases.hand_over(holder, "gpu:", _RESTING + trouble.reason)
 
 
 def _settle(wish: SlotWish) -> SlotWish:
@@ -190,40 +204,65 @@ def _settle(wish: SlotWish) -> SlotWish:
     told_workers(wish.environ)
     gpus = wish.gpus()
     if gpus:
-        if not gpus[0].is_fake:
-            require_cuda()
+        require_cuda(gpus)
         return wish if wish.device in ("auto", "cuda") else replace(wish, device=gpus[0].uuid)
-    if wish.device != "cpu" and FAKE_GPUS not in wish.environ:
+    if wish.device != "cpu" and not wish.environ.get(FAKE_GPUS):
         refuse_hidden_gpus()
     return replace(wish, device="cpu")
 
 
 def _await_slot(
-    leases: Leases, wish: SlotWish, holder: str, stop: Event
+    leases: Leases, wish: SlotWish, holder: str, stop: Event, has_work: Callable[[], bool]
 ) -> tuple[Lease, Gpu | None] | None:
-    """Take a slot, or wait until one is free; None if `stop` came first. Waits outages out."""
+    """Take a slot, or wait until one is free; None if `stop` or the end of all work came first.
+
+    Waits outages out. After one, nobody's lease is taken before he had a ttl to renew it.
+    """
     outage, notice = Outage(), _Notice(leases, holder)
+    not_before = ask_at = time.monotonic()
     while not stop.is_set():
-        with suppress(StorageError), outage.noted():
-            if wish.device == "cpu":
-                leases.sweep("cpu:")  # of those that died, and of former boots
-                if lease := leases.take(_cpu_prefix() + holder, holder):
-                    return lease, None
-            elif taken := take_free(leases, wish.slots(), holder):
-                return taken
-            else:
-                notice.give(wish.slots())
+        now = time.monotonic()
+        try:
+            with outage.noted():
+                if now >= ask_at:
+                    if not has_work():
+                        return None
+                    ask_at = now + _ASK_EVERY_SECONDS
+                if now >= not_before and (taken := _take(leases, wish, holder, notice)):
+                    return taken
+        except StorageError:
+            not_before = time.monotonic() + leases.ttl_seconds
         stop.wait(_POLL_SECONDS)
     return None
 
 
+def _take(
+    leases: Leases, wish: SlotWish, holder: str, notice: "_Notice"
+) -> tuple[Lease, Gpu | None] | None:
+    if wish.device == "cpu":
+        leases.sweep("cpu:")  # of those that died, and of former boots
+        lease = leases.take(_cpu_prefix() + holder, holder)
+        return (lease, None) if lease else None
+    slots = wish.slots()
+    taken = take_free(leases, slots, holder)
+    if taken is None:
+        notice.give(slots)
+    return taken
+
+
 def take_free(leases: Leases, slots: Mapping[str, Gpu], holder: str) -> tuple[Lease, Gpu] | None:
-    """Take the first of the slots that is free, None if none is."""
-    held = {lease.resource for lease in leases.held("gpu:")}
+    """Take the first of the slots that is free, None if none is. All of a GPU rest together."""
+    held = {lease.resource: lease.holder for lease in leases.held("gpu:")}
+    resting = {_uuid_of(name) for name, by in held.items() if by.startswith(_RESTING)}
     for name, gpu in slots.items():
-        if name not in held and (lease := leases.take(name, holder)):
+        is_free = name not in held and gpu.uuid not in resting
+        if is_free and (lease := leases.take(name, holder)):
             return lease, gpu
     return None
+
+
+def _uuid_of(resource: str) -> str:
+    return resource.removeprefix("gpu:").rpartition(":")[0]
 
 
 class _Notice:
@@ -248,22 +287,23 @@ def _watched(slot: Slot, lost: Event) -> Iterator[None]:
     done = Event()
 
     def watch() -> None:
+        num_missed = 0
         while slot.gpu and not done.wait(_LOOK_EVERY_SECONDS):
+            num_missed = num_missed + 1 if is_lost(slot.gpu, slot.wish.environ) else 0
             if lost.is_set():
                 slot.lose(_TAKEN_OVER)
-            elif is_lost(slot.gpu, slot.wish.environ):
+            elif num_missed > 1:  # one look may have met a driver that was busy
                 slot.lose("it is gone from this host")
             else:
                 continue
             return
 
-    thread = Thread(target=watch, name=f"watch {slot.lease.resource}", daemon=True)
-    thread.start()
+    # Nobody waits for its end: a driver may never answer a look at a GPU that has left its bus.
+    Thread(target=watch, name=f"watch {slot.lease.resource}", daemon=True).start()
     try:
         yield
     finally:
         done.set()
-        thread.join()
 
 
 def _cpu_prefix() -> str:

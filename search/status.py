@@ -40,6 +40,7 @@ def read_status(study: Study) -> dict[str, Any]:
         name: sum(trial.state == state for trial in trials) for name, state in _COUNTS.items()
     }
     workers = _workers(study, trials)
+    num_training = sum(worker["device"] is not None for worker in workers)
     return {
         "study": study.name,
         "budget": budget,
@@ -47,7 +48,7 @@ def read_status(study: Study) -> dict[str, Any]:
         "best": _best(trials),
         "baseline": _baseline(trials),
         "workers": workers,
-        "eta_seconds": _eta_seconds(trials, budget, len(workers)),
+        "eta_seconds": _eta_seconds(trials, budget, num_training),
     }
 
 
@@ -88,12 +89,14 @@ def _workers(study: Study, trials: Sequence[FrozenTrial]) -> list[dict[str, Any]
         held.holder: running.get(int(held.resource.rsplit(":", 1)[1]))
         for held in leases.held(trial_prefix(study.name))
     }
+    slot_of = {held.holder: "cpu" for held in leases.held("cpu:")}
+    slot_of |= {held.holder: held.resource for held in leases.held("gpu:")}
     return [
         {
             "id": held.holder,
             "trial": trial.number if trial else None,
             "epoch": (trial.last_step or 0) if trial else None,
-            "device": trial.user_attrs.get("device") if trial else None,
+            "device": (trial and trial.user_attrs.get("device")) or slot_of.get(held.holder),
             "seen_seconds_ago": round(max(0.0, ttl_seconds - held.seconds_left), 1),
         }
         for held in leases.held(worker_prefix(study.name))
@@ -166,12 +169,18 @@ def _worker_table(workers: Sequence[dict[str, Any]]) -> RenderableType:
     for worker in workers:
         table.add_row(
             worker["id"],
-            "waits" if worker["trial"] is None else str(worker["trial"]),
+            _doing(worker),
             "" if worker["epoch"] is None else str(worker["epoch"]),
             _short_uuid(worker["device"] or ""),
             f"{worker['seen_seconds_ago']:.0f} s ago",
         )
     return table
+
+
+def _doing(worker: dict[str, Any]) -> str:
+    if worker["device"] is None:
+        return "waits for a GPU"
+    return "waits" if worker["trial"] is None else str(worker["trial"])
 
 
 def _count_words(counts: dict[str, int]) -> str:

@@ -13,11 +13,11 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from search.claim import FAIL_REASON, ClaimedTrial, Claims, worker_prefix
+from search.claim import FAIL_REASON, ClaimedTrial, Claims, has_work, worker_prefix
 from search.errors import ContractError, GpuLostError, SearchError, WorkerFailedError
 from search.holding import Standstill, keep_alive, leave_in_time, until_told
 from search.home import Home
-from search.slots import Slot, SlotWish, Trouble, hold_slot
+from search.slots import Slot, SlotWish, Trouble, hold_slot, rest_if_troubled
 from search.study import Study, check_contract
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLostError, StorageError
@@ -150,9 +150,8 @@ class Worker:
         fault = self.slot.find_fault(error)
         if fault is None:
             return False
-        if fault.is_suspect:
-            until_told(lambda: self.leases.abandon(claimed.lease), self.stop)
-        self.slot.lose(fault.reason)
+        until_told(lambda: self.leases.abandon(claimed.lease), self.stop)
+        self.slot.lose(fault)
         return True
 
     def _ended(self, result: FitResult, objective: str) -> Outcome:
@@ -234,32 +233,40 @@ def run_worker(study: Study, home: Home, wish: SlotWish, stop: Event) -> int:
     lease = study.config.lease
     leases, trouble = Leases(study.database, lease.ttl_seconds), Trouble()
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+    def give_back() -> None:
+        rest_if_troubled(leases, name, trouble)
+        leases.release_all(name)
+
+    def exit_code() -> int:
+        return GpuLostError.EXIT_CODE if trouble.reason else 0
+
     num_ended = 0
     with (
-        leave_in_time(stop, leases, name, lambda: GpuLostError.EXIT_CODE if trouble.reason else 0),
-        hold_slot(leases, wish, name, lease.renew_seconds, stop, trouble) as slot,
+        leave_in_time(stop, name, give_back, exit_code),
+        _present(study, leases, name),
+        hold_slot(
+            leases, wish, name, lease.renew_seconds, stop, trouble, lambda: has_work(study)
+        ) as slot,
     ):
         if slot is not None:
+            context = {"study": study.name, "worker": name}
+            logger.info("worker_joined", extra=context | {"device": slot.description})
             claims = Claims(study, leases, name, slot.description)
             worker = Worker(study, leases, claims, cache, home.artifacts, slot, stop)
-            with _present(worker, name):
-                num_ended = worker.run()
-            context = {"study": study.name, "worker": name, "ended": num_ended}
-            logger.info("worker_left", extra=context)
+            num_ended = worker.run()
+            logger.info("worker_left", extra=context | {"ended": num_ended})
     trouble.require_none()
     return num_ended
 
 
 @contextmanager
-def _present(worker: Worker, name: str) -> Iterator[None]:
-    """Let the study know that this worker is there while the block runs."""
-    study, leases = worker.study, worker.leases
+def _present(study: Study, leases: Leases, name: str) -> Iterator[None]:
+    """Let the study know that this worker is there, waiting or training, while the block runs."""
     leases.sweep(worker_prefix(study.name))  # of those that died
     presence = leases.take(worker_prefix(study.name) + name, name)
     if presence is None:
         raise SearchError(f"another worker is called {name}; start this one again")
-    context = {"study": study.name, "worker": name, "device": worker.slot.description}
-    logger.info("worker_joined", extra=context)
     try:
         with keep_alive(leases, presence, study.config.lease.renew_seconds):
             yield

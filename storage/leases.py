@@ -16,22 +16,25 @@ create table if not exists melsearch_lease (
     token bigint not null,
     attempts int not null,
     expires_at timestamptz not null
-)"""
+);
+alter table melsearch_lease
+    add column if not exists ttl_seconds double precision not null default 60"""
 
 # A released lease has no holder, an abandoned one has ended for ever. After a restart of the server
-# nobody else is taken over before every holder had one ttl to renew. clock_timestamp(), as now()
-# stands still within a transaction.
-_FREE = """(held.holder is null or held.expires_at = '-infinity' or clock_timestamp() >=
-    greatest(held.expires_at, pg_postmaster_start_time() + make_interval(secs => :ttl)))"""
+# nobody else is taken over before every holder had one ttl, its own, to renew. clock_timestamp():
+# now() stands still within a transaction.
+_FREE = """(held.holder is null or held.expires_at = '-infinity' or clock_timestamp() >= greatest(
+    held.expires_at, pg_postmaster_start_time() + make_interval(secs => held.ttl_seconds)))"""
 
 _TAKE = f"""
-insert into melsearch_lease as held (resource, holder, token, attempts, expires_at)
-values (:resource, :holder, 1, 0, clock_timestamp() + make_interval(secs => :ttl))
+insert into melsearch_lease as held (resource, holder, token, attempts, expires_at, ttl_seconds)
+values (:resource, :holder, 1, 0, clock_timestamp() + make_interval(secs => :ttl), :ttl)
 on conflict (resource) do update set
     holder = excluded.holder,
     token = held.token + 1,
     attempts = held.attempts + case when held.holder is null then 0 else 1 end,
-    expires_at = excluded.expires_at
+    expires_at = excluded.expires_at,
+    ttl_seconds = excluded.ttl_seconds
 where {_FREE}
 returning token, attempts"""  # noqa: S608  (a constant of ours; values are bound)
 
@@ -47,6 +50,10 @@ where holder = :holder and expires_at > '-infinity'"""
 # The token moves on, so that the holder's thread doesn't renew what it has left.
 _ABANDON = f"""
 update melsearch_lease set token = token + 1, expires_at = '-infinity' where {_MINE}"""  # noqa: S608
+_HAND_OVER = """
+update melsearch_lease set holder = :heir, token = token + 1,
+    expires_at = clock_timestamp() + make_interval(secs => :ttl)
+where holder = :holder and starts_with(resource, :prefix)"""
 _END = f"delete from melsearch_lease where {_MINE}"  # noqa: S608
 _LOCK = f"select 1 from melsearch_lease where {_MINE} for update"  # noqa: S608
 _HELD = """
@@ -113,6 +120,12 @@ class Leases:
         """Give the resource up as if the holder had died: at once, and the next take counts it."""
         return self._change(_ABANDON, lease)
 
+    def hand_over(self, holder: str, prefix: str, heir: str) -> None:
+        """Let `heir` hold for one ttl what `holder` holds whose name starts with `prefix`."""
+        values = {"holder": holder, "prefix": prefix, "heir": heir, "ttl": self.ttl_seconds}
+        with database_errors(), self._database.engine.begin() as connection:
+            connection.execute(sa.text(_HAND_OVER), values)
+
     def release_all(self, holder: str) -> None:
         """Give back all that `holder` holds, as if it had released each of its leases."""
         with database_errors(), self._database.engine.begin() as connection:
@@ -125,15 +138,13 @@ class Leases:
     def held(self, prefix: str) -> list[HeldLease]:
         """List the leases that are held now, of all resources whose name starts with `prefix`."""
         with database_errors(), self._database.engine.begin() as connection:
-            rows = connection.execute(
-                sa.text(_HELD), {"prefix": prefix, "ttl": self.ttl_seconds}
-            ).all()
+            rows = connection.execute(sa.text(_HELD), {"prefix": prefix}).all()
         return [HeldLease(row.resource, row.holder, row.seconds_left) for row in rows]
 
     def sweep(self, prefix: str) -> None:
         """Forget the resources that start with `prefix` and that nobody holds."""
         with database_errors(), self._database.engine.begin() as connection:
-            connection.execute(sa.text(_SWEEP), {"prefix": prefix, "ttl": self.ttl_seconds})
+            connection.execute(sa.text(_SWEEP), {"prefix": prefix})
 
     @contextmanager
     def fence(self, lease: Lease) -> Iterator[None]:

@@ -1,6 +1,8 @@
 """Where a training runs, in what precision and how many threads: all that is special about CUDA."""
 
 import os
+import re
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from trainer.config import Precision
 from trainer.errors import DeviceError
-from trainer.gpus import Gpu
+from trainer.gpus import Gpu, read_capability, read_cuda_major
 
 _MOST_THREADS = torch.get_num_threads()  # by the environment and the cores
 
@@ -35,25 +37,81 @@ def use_gpu(gpu: Gpu | None) -> torch.device:
     """Show this GPU alone to this process, and return it; by its UUID, as indices shift.
 
     Before CUDA is initialised, which reads the environment once. Without a GPU it is the CPU.
+
+    Raises:
+        DeviceError: it is too late, or this torch can't use that GPU.
     """
     if gpu is None or gpu.is_fake:
         return torch.device("cpu")
-    assert not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        raise DeviceError(
+            f"GPU {gpu.uuid} must be chosen before CUDA is initialised, got a process in which it"
+            " is already; train in a process of its own, as `melsearch worker` does"
+        )
+    require_cuda([gpu])
     os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu.uuid}
     return torch.device("cuda:0")
 
 
-def require_cuda() -> None:
-    """Refuse a torch that can't use the GPUs that there are.
+def require_cuda(gpus: Sequence[Gpu] = ()) -> None:
+    """Refuse a torch that can't use the GPUs that there are. Asks NVML alone, not CUDA.
+
+    What NVML doesn't say is no reason to refuse.
 
     Raises:
         DeviceError
     """
+    if any(gpu.is_fake for gpu in gpus):
+        return
     if torch.version.cuda is None:
         raise DeviceError(
             f"this host has a GPU, but torch {torch.__version__} was built without CUDA; install"
             " another build of it, or train on the CPU with --device cpu"
         )
+    needed, got = int(torch.version.cuda.partition(".")[0]), read_cuda_major()
+    if got is not None and got < needed:
+        raise DeviceError(
+            f"the NVIDIA driver must know CUDA {needed}, for which torch {torch.__version__} was"
+            f" built, got a driver for CUDA {got}; update the driver of this host, install a torch"
+            f" for CUDA {got}, or train on the CPU with --device cpu"
+        )
+    _require_kernels(gpus)
+
+
+def _require_kernels(gpus: Sequence[Gpu]) -> None:
+    architectures = torch.cuda.get_arch_list()  # as built, without a look at the GPUs
+    for gpu in gpus:
+        capability = read_capability(gpu)
+        if capability and not has_kernels(architectures, capability):
+            raise DeviceError(
+                f"{gpu.name} ({gpu.uuid}) must have a compute capability that torch"
+                f" {torch.__version__} was built for ({', '.join(architectures)}), got"
+                f" sm_{capability[0]}{capability[1]}; install a torch built for it, choose another"
+                " GPU with --device or CUDA_VISIBLE_DEVICES, or the CPU with --device cpu"
+            )
+
+
+def has_kernels(architectures: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Tell whether code for one of these architectures runs on a GPU of this compute capability.
+
+    `sm_XY` runs on the same major version from its minor one on, `compute_XY` on all later ones,
+    and what ends in `a` nowhere else. An unknown architecture may run anywhere, as may none.
+
+    Source: CUDA C++ programming guide, binary and PTX compatibility.
+    """
+    return not architectures or any(_runs_on(name, capability) for name in architectures)
+
+
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", architecture)
+    if match is None:
+        return True
+    kind, major, minor, suffix = match.groups()
+    built_for = int(major), int(minor)
+    if suffix == "a":
+        return capability == built_for
+    is_same_major = capability[0] == built_for[0]
+    return capability >= built_for and (is_same_major or (kind == "compute" and not suffix))
 
 
 def refuse_hidden_gpus() -> None:

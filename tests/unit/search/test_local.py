@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from search.cores import CPU_WORKERS
+from search.cores import CPU_WORKERS, count_cores, share_of
 from search.local import _environment
 from trainer.gpus import FAKE_GPUS
 
@@ -12,7 +12,8 @@ from trainer.gpus import FAKE_GPUS
 def test_without_a_gpu_only_the_cores_are_shared() -> None:
     """The workers are told how many they are; the rest of the environment passes."""
     environ = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    assert _environment(3, environ) == environ | {CPU_WORKERS: "3"}
+    threads = {"MKL_NUM_THREADS": str(share_of(count_cores(), 3))}
+    assert _environment(3, environ) == environ | {CPU_WORKERS: "3"} | threads
 
 
 @pytest.mark.parametrize(

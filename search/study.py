@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -80,9 +81,10 @@ def create_study(database: Database, config: StudyConfig, data_fingerprint: str)
     Leases(database, config.lease.ttl_seconds).create_table()
     lock = database.advisory_lock(f"melsearch:create:{config.name}")
     with database_errors(str(database)), lock:
-        study = optuna.create_study(
-            storage=storage, study_name=config.name, direction="maximize", load_if_exists=True
-        )
+        # By load_if_exists the server would log an error; nobody else creates it meanwhile.
+        is_new = config.name not in optuna.get_all_study_names(storage)
+        make = partial(optuna.create_study, direction="maximize") if is_new else optuna.load_study
+        study = make(storage=storage, study_name=config.name)
         attributes = study.user_attrs
         if _CONTRACT in attributes:
             _refuse_another(config, attributes, frozen)

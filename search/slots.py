@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 1.0
 _TELL_EVERY_SECONDS = 60.0
-_LOOK_EVERY_SECONDS = 2.0
+_LOOK_EVERY_SECONDS = 1.0
 _ASK_EVERY_SECONDS = 5.0
 _TAKEN_OVER = "another worker took its slot over while this one was out of touch"
 _RESTING = "rests after: "

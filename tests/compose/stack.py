@@ -11,8 +11,8 @@ from tests.command import TINY_STUDY
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-PASSWORD = "p@ss:w/rd %25"  # whatever a person may think of
-IMAGE = "melsearch-test"
+PASSWORD = "p@ss:w/rd $x #y %25"  # whatever a person may think of
+IMAGE = f"melsearch-test-{os.getpid()}"
 OURS = ("MELSEARCH_", "COMPOSE_")
 
 
@@ -25,6 +25,12 @@ def inspect(container: str) -> dict[str, Any]:
     """Return all that Docker knows of a container."""
     (found,) = json.loads(docker("inspect", container))
     return dict(found)
+
+
+def give_to(path: Path, owner: str) -> None:
+    """Make a file or folder of the host somebody else's, as an administrator does."""
+    own = ["--user", "0:0", "--entrypoint", "chown", "--volume", f"{path.parent}:/mnt"]
+    docker("run", "--rm", *own, IMAGE, owner, f"/mnt/{path.name}")
 
 
 def read_log(container: str) -> str:
@@ -46,15 +52,17 @@ class Stack:
         self.environ = clean | {
             "COMPOSE_PROJECT_NAME": self.project,
             "COMPOSE_FILE": files,
-            "COMPOSE_DISABLE_ENV_FILE": "1",
             "COMPOSE_PROGRESS": "plain",
-            "MELSEARCH_PASSWORD": PASSWORD,
             "MELSEARCH_IMAGE": IMAGE,
             "DATA_DIR": str(data),
             "RUNS_DIR": str(self.runs),
             "DASHBOARD_PORT": "0",
             **(changes or {}),
         }
+        self._env_file = folder / ".env"
+        example = (ROOT / ".env.example").read_text()
+        filled = example.replace("MELSEARCH_PASSWORD=", f"MELSEARCH_PASSWORD='{PASSWORD}'")
+        self._env_file.write_text(filled)
 
     def write_study(self, name: str, trials: int, epochs: int = 10, lr: str = "1e-2") -> None:
         """Write the study file of the next `up`: trials of a few seconds each."""
@@ -71,7 +79,7 @@ class Stack:
     ) -> subprocess.CompletedProcess[str]:
         """Run a compose command to its end, whatever it is."""
         return subprocess.run(
-            ["docker", "compose", *arguments],
+            ["docker", "compose", "--env-file", str(self._env_file), *arguments],
             cwd=ROOT,
             env=self.environ | dict(environ or {}),
             stdin=subprocess.DEVNULL,

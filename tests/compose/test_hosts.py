@@ -2,18 +2,20 @@
 
 import ipaddress
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg2
 import pytest
 
-from tests.compose.stack import Stack, docker
+from tests.compose.stack import PASSWORD, Stack, docker, give_to
 
-PORT = "15432"
-TLS_CLIENTS = (
-    "select count(*) from pg_stat_ssl join pg_stat_activity using (pid) "
-    "where ssl and usename = 'melsearch'"
+PORT = str(20_000 + os.getpid() % 10_000)
+CLIENTS = (
+    "select ssl from pg_stat_ssl join pg_stat_activity using (pid) "
+    "where client_addr is not null and usename = 'melsearch'"
 )
 
 
@@ -23,7 +25,7 @@ def bridge_address() -> str:
     return str(ipaddress.ip_network(network["IPAM"]["Config"][0]["Subnet"])[1])
 
 
-def make_certificate(folder: Path, image: str, address: str) -> None:
+def make_certificate(folder: Path, address: str) -> None:
     """Write server.crt and server.key as docs/docker.md says, and ca.crt for the other hosts."""
     folder.mkdir()
     request = ["openssl", "req", "-x509", "-newkey", "rsa:3072", "-nodes", "-days", "1"]
@@ -32,8 +34,7 @@ def make_certificate(folder: Path, image: str, address: str) -> None:
     subprocess.run([*request, *names, *files], check=True, capture_output=True)
     (folder / "ca.crt").write_bytes((folder / "server.crt").read_bytes())
     (folder / "server.key").chmod(0o600)
-    own = ["--user", "0:0", "--entrypoint", "chown", "--volume", f"{folder}:/tls"]
-    docker("run", "--rm", *own, image, "999", "/tls/server.key")
+    give_to(folder / "server.key", "999")
 
 
 @pytest.fixture
@@ -42,11 +43,11 @@ def hosts(
 ) -> Iterator[tuple[Stack, Stack]]:
     """The service on one host, its database published over TLS, and the workers of another."""
     folder, address = tmp_path_factory.mktemp("hosts"), bridge_address()
-    make_certificate(folder / "tls", image, address)
+    make_certificate(folder / "tls", address)
     files = "docker-compose.yml:deploy/cpu.yml:deploy/hosts.yml"
-    tls = {"DB_ADDRESS": address, "DB_PORT": PORT, "DB_TLS": "on", "TLS_DIR": str(folder / "tls")}
+    tls = {"DB_ADDRESS": address, "DB_PORT": PORT, "TLS_DIR": str(folder / "tls")}
     first = Stack(folder, speech_subset, files, tls)
-    first.write_study("hosts", trials=2, epochs=25)
+    first.write_study("hosts", trials=2, epochs=150)
     further = Stack(
         tmp_path_factory.mktemp("further-host"),
         speech_subset,
@@ -71,8 +72,12 @@ def test_trial_moves_from_a_killed_host_to_another(hosts: tuple[Stack, Stack]) -
     further.up(1)
     further.wait_for_epoch(2)
     (database,) = first.containers("db")
-    query = ["psql", "--username=melsearch", "--tuples-only", "--command", TLS_CLIENTS]
-    assert int(docker("exec", database, *query)) > 0
+    query = ["psql", "--username=melsearch", "--tuples-only", "--no-align", "--command", CLIENTS]
+    assert set(docker("exec", database, *query).split()) == {"t"}
+    with pytest.raises(psycopg2.OperationalError, match="no encryption"):
+        psycopg2.connect(
+            host=bridge_address(), port=PORT, user="melsearch", password=PASSWORD, sslmode="disable"
+        )
     (worker,) = first.containers("worker")
     docker("kill", worker)
     further.wait_for_end()

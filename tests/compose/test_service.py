@@ -2,13 +2,13 @@
 
 import base64
 import json
-import socket
 from http.client import HTTPConnection
 from typing import Any
 
+import psycopg2
 import pytest
 
-from tests.compose.stack import PASSWORD, Stack, docker, inspect, read_log
+from tests.compose.stack import PASSWORD, Stack, docker, give_to, inspect, read_log
 
 FILES = {
     "GPU": "docker-compose.yml",
@@ -88,6 +88,18 @@ def test_without_a_password_nothing_starts(stack: Stack) -> None:
     assert stack.containers() == []
 
 
+def test_runs_of_somebody_else_are_refused(stack: Stack) -> None:
+    """A folder that isn't ours to take is left as it is, and the message says what to set."""
+    others = stack.folder / "others"
+    others.mkdir(mode=0o755)
+    give_to(others, "1234:1234")
+    done = stack.run("run", "--rm", "--no-TTY", "runs", environ={"RUNS_DIR": str(others)})
+    assert done.returncode == 2
+    assert "1234:1234" in done.stderr
+    assert "MELSEARCH_UID" in done.stderr
+    assert others.stat().st_uid == 1234
+
+
 def test_four_workers_finish_an_exact_budget(stack: Stack) -> None:
     """Four workers share six trials; then all that comes after a search works, on the host's runs.
 
@@ -128,9 +140,11 @@ def assert_safe(stack: Stack) -> None:
             assert "Read-only" in _fails_to_write(container, "/etc/passwd"), service
     (database,) = stack.containers("db")
     assert docker("port", database) == ""
-    for host in ("127.0.0.1", "::1"):
-        with pytest.raises(OSError), socket.create_connection((host, 5432), timeout=5):
-            pass
+    (network,) = inspect(database)["NetworkSettings"]["Networks"].values()
+    with pytest.raises(psycopg2.OperationalError):
+        psycopg2.connect(
+            host=network["IPAddress"], user="melsearch", password=PASSWORD, connect_timeout=3
+        )
 
 
 def _fails_to_write(container: str, path: str) -> str:
@@ -185,7 +199,7 @@ def test_up_again_extends_the_budget_and_refuses_another_contract(stack: Stack) 
 
 def test_killed_containers_trial_goes_on(stack: Stack) -> None:
     """`docker kill` in mid-trial: the other worker goes on from the checkpoint, nothing is lost."""
-    stack.write_study("killed", trials=3, epochs=20)
+    stack.write_study("killed", trials=3, epochs=100)
     stack.up(2)
     stack.wait_for_epoch(2, num_trials=2)
     killed = stack.containers("worker")[0]
@@ -199,7 +213,7 @@ def test_killed_containers_trial_goes_on(stack: Stack) -> None:
 
 def test_worker_that_dies_by_itself_is_started_again(stack: Stack) -> None:
     """A worker that is out of memory, say, comes back by the restart policy and ends its trial."""
-    stack.write_study("restarted", trials=2, epochs=20)
+    stack.write_study("restarted", trials=2, epochs=100)
     stack.up(1)
     stack.wait_for_epoch(2)
     (worker,) = stack.containers("worker")
@@ -213,7 +227,7 @@ def test_worker_that_dies_by_itself_is_started_again(stack: Stack) -> None:
 
 def test_restarted_database_stops_no_training(stack: Stack) -> None:
     """`docker compose restart db` in mid-run: the same workers go on, every report arrives."""
-    stack.write_study("outage", trials=3, epochs=20)
+    stack.write_study("outage", trials=3, epochs=100)
     stack.up(2)
     stack.wait_for_epoch(2, num_trials=2)
     stack.compose("restart", "db")
@@ -227,7 +241,7 @@ def test_restarted_database_stops_no_training(stack: Stack) -> None:
 
 def test_stopped_service_goes_on_where_it_was(stack: Stack) -> None:
     """`docker compose stop` ends within 10 s with the leases released; `up` goes on at once."""
-    stack.write_study("stopped", trials=3, epochs=20)
+    stack.write_study("stopped", trials=3, epochs=100)
     stack.up(2)
     stack.wait_for_epoch(2, num_trials=2)
     stack.compose("stop", "--timeout", "10", "worker")  # a later one would be killed: 137

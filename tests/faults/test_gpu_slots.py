@@ -124,7 +124,7 @@ def test_two_gpus_are_shared_out_over_kills_and_an_unplugged_one(
     database: Database, home: Home, machine: Machine
 ) -> None:
     """Of four workers two wait; they take over what falls free, and no slot has two holders."""
-    study = make_study(database, home, trials=4, epochs=60)
+    study = make_study(database, home, trials=4, epochs=150)
     workers = [machine.start() for _ in range(4)]
     first, second = wait_until(lambda: holding if len(holding := machine.holding()) == 2 else [])
     waiting = [worker for worker in workers if worker not in (first, second)]

@@ -1,6 +1,7 @@
 """The documentation names every command, option and setting, with its default."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,9 @@ def test_architecture_maps_every_module() -> None:
         mapped = set(re.findall(r"`(\w+\.py)`", section))
         there = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
         assert mapped == there
+
+
+def test_image_is_labelled_with_the_packages_version() -> None:
+    """The Dockerfile can't read pyproject.toml, so its own copy must be right."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"ARG VERSION={version}\n" in (ROOT / "Dockerfile").read_text()

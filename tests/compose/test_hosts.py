@@ -47,7 +47,7 @@ def hosts(
     files = "docker-compose.yml:deploy/cpu.yml:deploy/hosts.yml"
     tls = {"DB_ADDRESS": address, "DB_PORT": PORT, "TLS_DIR": str(folder / "tls")}
     first = Stack(folder, speech_subset, files, tls)
-    first.write_study("hosts", trials=2, epochs=150)
+    first.write_study("hosts", trials=2, epochs=80)
     further = Stack(
         tmp_path_factory.mktemp("further-host"),
         speech_subset,

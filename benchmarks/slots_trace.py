@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from search.config import parse_study
+from search.slots import RESTING
 from search.study import create_study
 from storage.database import Database, parse_url
 from storage.embedded import embedded_server
@@ -126,7 +127,8 @@ class Trace:
         if holder is None:
             return "-"
         trial = f" trial {trials[holder]}" if holder in trials else ""
-        return f"{holder}{trial}" if self._lives(holder) else f"({holder}{trial})"
+        alive = holder == "rests" or self._lives(holder)
+        return f"{holder}{trial}" if alive else f"({holder}{trial})"
 
     def _lives(self, name: str) -> bool:
         return self.workers[name].poll() is None
@@ -135,6 +137,8 @@ class Trace:
         return self._folder / f"{name}.log"
 
     def _name(self, holder: str) -> str:
+        if holder.startswith(RESTING):
+            return "rests"
         pid = int(holder.split("-")[-2])
         return next(name for name, process in self.workers.items() if process.pid == pid)
 

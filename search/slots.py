@@ -31,7 +31,7 @@ _TELL_EVERY_SECONDS = 60.0
 _LOOK_EVERY_SECONDS = 1.0
 _ASK_EVERY_SECONDS = 5.0
 _TAKEN_OVER = "another worker took its slot over while this one was out of touch"
-_RESTING = "rests after: "
+RESTING = "rests after: "
 """How the holder's name begins where a GPU that has just failed is kept free."""
 
 
@@ -192,7 +192,7 @@ def rest_if_troubled(leases: Leases, holder: str, trouble: Trouble) -> None:
         StorageError
     """
     if trouble.reason:
-        leases.hand_over(holder, "gpu:", _RESTING + trouble.reason)
+        leases.hand_over(holder, "gpu:", RESTING + trouble.reason)
 
 
 def _settle(wish: SlotWish) -> SlotWish:
@@ -253,7 +253,7 @@ def _take(
 def take_free(leases: Leases, slots: Mapping[str, Gpu], holder: str) -> tuple[Lease, Gpu] | None:
     """Take the first of the slots that is free, None if none is. All of a GPU rest together."""
     held = {lease.resource: lease.holder for lease in leases.held("gpu:")}
-    resting = {_uuid_of(name) for name, by in held.items() if by.startswith(_RESTING)}
+    resting = {_uuid_of(name) for name, by in held.items() if by.startswith(RESTING)}
     for name, gpu in slots.items():
         is_free = name not in held and gpu.uuid not in resting
         if is_free and (lease := leases.take(name, holder)):

@@ -228,7 +228,8 @@ def _await_slot(
                     if not has_work():
                         return None
                     ask_at = now + _ASK_EVERY_SECONDS
-                if now >= not_before and (taken := _take(leases, wish, holder, notice)):
+                may_take = wish.device == "cpu" or now >= not_before  # a core is nobody's alone
+                if may_take and (taken := _take(leases, wish, holder, notice)):
                     return taken
         except StorageError:
             not_before = time.monotonic() + leases.ttl_seconds

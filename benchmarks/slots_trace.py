@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from search.config import parse_study
-from search.slots import RESTING
 from search.study import create_study
+from search.vacancy import RESTING
 from storage.database import Database, parse_url
 from storage.embedded import embedded_server
 from storage.leases import Leases

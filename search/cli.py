@@ -141,8 +141,8 @@ def worker(
     """Claim trials and train them, one at a time, until the budget is spent."""
     from search.home import connect, find_home
     from search.signals import leave_with_parent, stop_on_signals
-    from search.slots import SlotWish
     from search.study import open_study
+    from search.vacancy import SlotWish
     from search.worker import run_worker
 
     stop = stop_on_signals()  # not before: a signal ends the slow imports at once

@@ -17,8 +17,9 @@ from search.claim import FAIL_REASON, ClaimedTrial, Claims, has_work, worker_pre
 from search.errors import ContractError, GpuLostError, SearchError, WorkerFailedError
 from search.holding import Standstill, keep_alive, leave_in_time, until_told
 from search.home import Home
-from search.slots import Slot, SlotWish, Trouble, hold_slot, rest_if_troubled
+from search.slots import Slot, Trouble, hold_slot, rest_if_troubled
 from search.study import Study, check_contract
+from search.vacancy import SlotWish
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLostError, StorageError
 from storage.leases import Leases

@@ -272,7 +272,7 @@ from timm.models.resnet import ResNet
 from search.home import connect, find_home
 from search.logs import configure_logging
 from search.signals import stop_on_signals
-from search.slots import SlotWish
+from search.vacancy import SlotWish
 from search.study import open_study
 from search.worker import run_worker
 

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from search.cores import CPU_WORKERS, count_cores
 from search.errors import GpuLostError, StudyFailedError
-from search.slots import Slot, SlotWish, Trouble, hold_slot
+from search.slots import Slot, Trouble, hold_slot
+from search.vacancy import SlotWish
 from storage.database import Database
 from storage.leases import Leases
 from tests.waiting import wait_until

@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from search.slots import SlotWish, take_free
+from search.vacancy import SlotWish, take_free
 from storage.database import Database
 from storage.errors import LeaseLostError
 from storage.leases import Lease, Leases

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import trainer.gpus
-from search.slots import SlotWish, _settle
+from search.vacancy import SlotWish, settle
 from trainer.device import has_kernels, refuse_hidden_gpus, require_cuda, use_gpu
 from trainer.errors import DeviceError
 from trainer.gpus import FAKE_GPUS, Gpu
@@ -179,7 +179,7 @@ def test_worker_settles_for_no_gpu_that_torch_cannot_use(host: Host) -> None:
     """It asks before it leases one."""
     host.build(None)
     with pytest.raises(DeviceError, match="built without CUDA"):
-        _settle(SlotWish("auto", environ={}))
+        settle(SlotWish("auto", environ={}))
 
 
 @pytest.mark.parametrize("environ", [{}, {FAKE_GPUS: ""}])
@@ -190,7 +190,7 @@ def test_worker_settles_for_the_cpu_only_if_cuda_has_no_gpu(
     host.is_silent = True
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(DeviceError, match="CUDA finds a GPU here"):
-        _settle(SlotWish("auto", environ=environ))
-    assert _settle(SlotWish("cpu", environ=environ)).device == "cpu"
+        settle(SlotWish("auto", environ=environ))
+    assert settle(SlotWish("cpu", environ=environ)).device == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert _settle(SlotWish("auto", environ=environ)).device == "cpu"
+    assert settle(SlotWish("auto", environ=environ)).device == "cpu"

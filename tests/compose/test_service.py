@@ -106,7 +106,7 @@ def test_four_workers_finish_an_exact_budget(stack: Stack) -> None:
     Meanwhile nothing runs as root or may write its root file system, the database can't be
     reached from the host, and the dashboard asks for the password.
     """
-    stack.write_study("whole", trials=6)
+    stack.write_study("whole", trials=6, epochs=30)
     stack.up(4)
     stack.wait_for_epoch(1)
     assert_safe(stack)
@@ -260,7 +260,7 @@ def test_stopped_service_goes_on_where_it_was(stack: Stack) -> None:
 
 def test_service_is_scaled_in_mid_run(stack: Stack) -> None:
     """From two workers to four to one: the budget stays exact, whoever leaves gives back."""
-    stack.write_study("scaled", trials=6, epochs=15)
+    stack.write_study("scaled", trials=8, epochs=100)
     stack.up(2)
     stack.wait_for_epoch(1)
     stack.up(4)
@@ -269,4 +269,4 @@ def test_service_is_scaled_in_mid_run(stack: Stack) -> None:
     assert len(stack.containers("worker")) == 1
     stack.wait_for_end()
     assert_left_with_0(stack)
-    assert_whole(stack.status(), 6)
+    assert_whole(stack.status(), 8)

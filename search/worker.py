@@ -120,7 +120,7 @@ class Worker:
                 objective=objective,
                 on_epoch=lambda history: self._report(claimed, history),
                 should_stop=lambda: self._should_stop(still),
-                before_write=still.require_lease,
+                before_replace=still.require_lease,
             )
         except LeaseLostError:
             raise

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,17 @@ class CheckpointError(TrainerError):
     """A checkpoint file is damaged, or no checkpoint of this program."""
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    scalars: Mapping[str, Any],
+    before_replace: Callable[[], None] = lambda: None,
+) -> None:
     """Write tensors and JSON-able scalars to `path`, all of them or nothing.
 
     The old file stays until the new one is whole; that is on the disk when this returns. Equal
-    contents make equal files.
+    contents make equal files. `before_replace` is called when only the renaming is left; if it
+    raises, the old file stays.
 
     Raises:
         OSError: no space left, or the folder can't be written; the old file is untouched.
@@ -43,6 +49,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], scalars: Mapping[
     try:
         _write_tensors(temporary, stored, {METADATA_KEY: envelope})
         sync(temporary)
+        before_replace()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

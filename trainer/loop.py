@@ -76,7 +76,7 @@ def fit(
     on_start: Callable[[History], None] = lambda history: None,
     on_epoch: Callable[[History], bool] = lambda history: False,
     should_stop: Callable[[], bool] = lambda: False,
-    before_write: Callable[[], None] = lambda: None,
+    before_replace: Callable[[], None] = lambda: None,
 ) -> FitResult:
     """Train a detector, going on from the checkpoint in `folder` if there is one of this training.
 
@@ -86,7 +86,7 @@ def fit(
     `on_start` gets the history of a resumed training, empty for a new one. `on_epoch` gets the
     history when its newest epoch is in the checkpoint already; True prunes. `should_stop` is asked
     before each step and before each batch of an evaluation; True writes a checkpoint and ends.
-    `before_write` is called right before a checkpoint is written.
+    `before_replace` is called right before a written checkpoint takes its predecessor's place.
     An exception raised in any of them passes through, and nothing more is written.
 
     Raises:
@@ -100,12 +100,12 @@ def fit(
     if val is not None:
         _check_objective(objective)
     prepare_device(device)
-    snapshots = Snapshots(folder, _identify(config, train, val, objective))
+    snapshots = Snapshots(folder, _identify(config, train, val, objective), before_replace)
     snapshot = snapshots.load()
     # A checkpoint holds all weights, so those of the start are not read, or downloaded, again.
     start = config if snapshot is None else config.model_copy(update={"weights": "none"})
     training = Training(start, train, val, device)
-    log = _Log(training, snapshots, objective, before_write)
+    log = _Log(training, snapshots, objective)
     if snapshot is not None:
         log.resume(snapshot)
     on_start(log.history)
@@ -135,15 +135,8 @@ def _run(
 class _Log:
     """The history of a training, and its way to the disk and back."""
 
-    def __init__(
-        self,
-        training: Training,
-        snapshots: Snapshots,
-        objective: str,
-        before_write: Callable[[], None],
-    ) -> None:
+    def __init__(self, training: Training, snapshots: Snapshots, objective: str) -> None:
         self.training, self.snapshots, self.objective = training, snapshots, objective
-        self.before_write = before_write
         self.history: list[EpochResult] = []
         self.saved: tuple[int, int] | None = None
         """Epoch and step of the checkpoint on the disk."""
@@ -162,7 +155,6 @@ class _Log:
 
     def add(self, metrics: dict[str, float]) -> None:
         """Add the epoch that has just ended, and write the checkpoint."""
-        self.before_write()
         epoch = self.training.progress.epoch
         self.history.append(EpochResult(epoch, metrics))
         self.training.progress = Progress(epoch=epoch + 1)
@@ -173,7 +165,6 @@ class _Log:
     def save_midway(self) -> None:
         """Write the checkpoint if anything has happened since the newest one."""
         if self.saved != self._position():
-            self.before_write()
             self._save()
 
     def _save(self) -> None:

@@ -3,7 +3,7 @@
 import errno
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,12 @@ class Snapshots:
     one that load() can complete. One process writes at a time.
     """
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(
+        self, folder: Path, identity: str, before_replace: Callable[[], None] = lambda: None
+    ) -> None:
         self.folder = folder
         self.identity = identity
+        self._before_replace = before_replace
         self._unsaved: tuple[int, dict[str, Tensor]] | None = None
 
     def keep_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
@@ -61,9 +64,9 @@ class Snapshots:
             if self._unsaved is not None:
                 epoch, weights = self._unsaved
                 best = {"epoch": epoch, "identity": self.identity}
-                save_checkpoint(self.folder / NEXT_BEST_NAME, weights, best)
+                save_checkpoint(self.folder / NEXT_BEST_NAME, weights, best, self._before_replace)
             state = {**scalars, "identity": self.identity}
-            save_checkpoint(self.folder / CHECKPOINT_NAME, tensors, state)
+            save_checkpoint(self.folder / CHECKPOINT_NAME, tensors, state, self._before_replace)
             if self._unsaved is not None:
                 rename_checkpoint(self.folder / NEXT_BEST_NAME, self.folder / BEST_NAME)
                 self._unsaved = None

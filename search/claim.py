@@ -5,9 +5,11 @@ trial is RUNNING from its first claim to its end, whoever works on it; the lease
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from threading import Event
 from typing import Any
@@ -16,11 +18,14 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import StudyError, StudyFailedError
-from search.outage import Outage
 from search.space import config_from_params, suggest, suggest_baseline
 from search.study import BASELINE, Study, make_sampler
-from storage.database import database_errors
-from storage.errors import LeaseLostError, StorageError
+from storage.errors import (
+    DatabaseRefusedError,
+    DatabaseUnavailableError,
+    LeaseLostError,
+    StorageError,
+)
 from storage.leases import Lease, Leases
 from trainer.config import TrainConfig
 
@@ -45,6 +50,10 @@ class ClaimedTrial:
     lease: Lease
     config: TrainConfig
     is_baseline: bool
+    judged: set[int] = field(default_factory=set)
+    """The epochs of which it is known whether the trial is to be pruned."""
+    notes: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    """The pruner's, by epoch, as they were before it was judged."""
 
     @property
     def number(self) -> int:
@@ -60,6 +69,8 @@ class Claims:
         self._leases = leases
         self._worker = worker
         self._device = device
+        self._is_unsure = False
+        """Whether a claim broke off, so that this worker may hold a lease it doesn't know of."""
 
     def next_trial(self, stop: Event, poll_seconds: float = 1.0) -> ClaimedTrial | None:
         """Claim a trial; wait for one while others still work; None if there will be none.
@@ -69,58 +80,85 @@ class Claims:
         Raises:
             StudyFailedError: too many trials have failed.
         """
-        outage = Outage()
         while not stop.is_set():
             claimed: ClaimedTrial | Nothing = Nothing.WAIT
-            with suppress(StorageError), outage.noted():
+            with suppress(DatabaseUnavailableError, DatabaseRefusedError, LeaseLostError):
                 claimed = self.claim()
             if isinstance(claimed, ClaimedTrial):
                 return claimed
             if claimed is Nothing.SPENT:
                 return None
-            stop.wait(poll_seconds)
+            stop.wait(poll_seconds * random.uniform(0.5, 1.5))  # noqa: S311  (no secret)
         return None
 
     def claim(self) -> ClaimedTrial | Nothing:
         """Take over an orphaned trial, or else ask for a new one if the budget allows it.
 
+        All of it happens on the one connection that holds the lock: without the lock, nothing.
+
         Raises:
             StudyFailedError: too many trials have failed.
             DatabaseUnavailableError
         """
-        lock = self._study.database.advisory_lock(f"melsearch:claim:{self._study.name}")
-        with database_errors(str(self._study.database)), lock, _ended_means_lost():
-            trials = self._study.trials()
-            self._end_surplus(trials)
-            for orphan in trials:
-                if orphan.state == TrialState.RUNNING and (claimed := self._take_over(orphan)):
-                    return claimed
-            trials = self._study.trials()
-            _stop_if_failing(self._study, trials)
-            if _has_room(trials, self._study.budget()):
-                return self._ask(len(trials))
-            running = any(trial.state == TrialState.RUNNING for trial in trials)
-            return Nothing.WAIT if running else Nothing.SPENT
+        try:
+            with (
+                self._study.database.locked(f"melsearch:claim:{self._study.name}"),
+                _ended_means_lost(),
+            ):
+                return self._claim()
+        except StorageError:
+            self._is_unsure = True
+            raise
+
+    def _claim(self) -> ClaimedTrial | Nothing:
+        if self._is_unsure:
+            self._leases.release_all(self._worker, trial_prefix(self._study.name))
+            self._is_unsure = False
+        trials = self._study.trials()
+        for orphan in trials:
+            if orphan.state == TrialState.RUNNING and (claimed := self._take_over(orphan)):
+                return claimed
+        trials = self._study.trials()
+        _stop_if_failing(self._study, trials)
+        if _has_room(trials, self._study.budget()):
+            return self._ask(len(trials))
+        running = any(trial.state == TrialState.RUNNING for trial in trials)
+        return Nothing.WAIT if running else Nothing.SPENT
 
     def report(self, claimed: ClaimedTrial, values: Sequence[float]) -> bool:
         """Send the epochs' objective values that the database lacks; tell whether to prune.
 
         `values[i]` belongs to epoch i + 1. The baseline is never pruned, nor is a trial at its last
-        epoch: there is nothing left to save.
+        epoch: there is nothing left to save. A decision that an outage, or a dead worker, kept back
+        is taken with the next call.
 
         Raises:
             LeaseLostError, DatabaseUnavailableError
         """
-        with database_errors(str(self._study.database)), self._leases.fence(claimed.lease):
+        with self._study.database.connection(), self._leases.fence(claimed.lease):
             known = self._read(claimed.trial._trial_id)
             for epoch, value in enumerate(values, start=1):
-                if epoch in known.intermediate_values:
+                if epoch not in known.intermediate_values:
+                    claimed.trial.report(value, epoch)
+                elif epoch != known.last_step:
                     continue
-                claimed.trial.report(value, epoch)
-                may_prune = not claimed.is_baseline and epoch < claimed.config.epochs
-                if may_prune and claimed.trial.should_prune():
+                if self._judge(claimed, epoch):
                     return True
         return False
+
+    def _judge(self, claimed: ClaimedTrial, epoch: int) -> bool:
+        """Tell whether the newest report is a reason to prune; once for each epoch.
+
+        A pruner notes which rungs a trial has reached, and judges them no more. It is shown its
+        notes from before, in case that its answer was lost with the connection.
+        """
+        if claimed.is_baseline or epoch >= claimed.config.epochs or epoch in claimed.judged:
+            return False
+        trial = self._read(claimed.trial._trial_id)
+        trial.system_attrs = dict(claimed.notes.setdefault(epoch, trial.system_attrs))
+        is_poor = self._study.optuna.pruner.prune(self._study.optuna, trial)
+        claimed.judged.add(epoch)
+        return is_poor
 
     def finish(
         self,
@@ -134,7 +172,7 @@ class Claims:
         Raises:
             LeaseLostError, DatabaseUnavailableError
         """
-        with database_errors(str(self._study.database)):
+        with self._study.database.connection():
             self._end(claimed.trial, claimed.lease, state, value, attributes or {})
 
     def _end(
@@ -156,16 +194,6 @@ class Claims:
         """End a trial that nobody can or may train."""
         self._end(trial, lease, TrialState.FAIL, None, {FAIL_REASON: reason})
         logger.warning("trial_failed", extra={"trial": trial.number, "reason": reason})
-
-    def _end_surplus(self, trials: Sequence[FrozenTrial]) -> None:
-        """End what was asked for beyond the budget: a claim may lose its lock before it asks."""
-        num_surplus = _count(trials) - self._study.budget()
-        for trial in reversed(trials):
-            if num_surplus <= 0:
-                return
-            if trial.state == TrialState.RUNNING and (taken := self._take(trial)):
-                self._fail(*taken, "it was one more than the budget")
-                num_surplus -= 1
 
     def _take(self, orphan: FrozenTrial) -> tuple[Trial, Lease] | None:
         """Take the lease of a RUNNING trial, unless its worker lives or has just ended it."""
@@ -230,9 +258,10 @@ def has_work(study: Study) -> bool:
         StudyFailedError: too many trials have failed.
         DatabaseUnavailableError
     """
-    trials = study.trials()
+    with study.database.connection():
+        trials, budget = study.trials(), study.budget()
     _stop_if_failing(study, trials)
-    return sum(trial.state in _ENDED_WELL for trial in trials) < study.budget()
+    return sum(trial.state in _ENDED_WELL for trial in trials) < budget
 
 
 def trial_prefix(study: str) -> str:
@@ -278,8 +307,11 @@ def _stop_if_failing(study: Study, trials: Sequence[FrozenTrial]) -> None:
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     limit = study.config.max_failed_trials
     if len(failed) > limit:
-        reason = failed[-1].user_attrs.get(FAIL_REASON, "no reason was recorded")
+        reasons = Counter(
+            trial.user_attrs.get(FAIL_REASON, "no reason was recorded") for trial in failed
+        )
+        reason, num_times = reasons.most_common(1)[0]
         raise StudyFailedError(
             f"study {study.name!r} stopped: {len(failed)} trials failed, allowed are "
-            f"max_failed_trials = {limit}; the last one: {reason}"
+            f"max_failed_trials = {limit}; {num_times} of them: {reason}"
         )

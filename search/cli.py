@@ -212,14 +212,14 @@ def dashboard(
     parent: Parent = 0,
 ) -> None:
     """Serve optuna-dashboard: on loopback and read-only, unless told otherwise."""
-    from search.dashboard import grant_access, serve_dashboard
+    from search.dashboard import NUM_THREADS, grant_access, serve_dashboard
     from search.home import connect, find_home
     from search.signals import leave_with_parent
 
     leave_with_parent(parent)
     access = grant_access(host, port, writable=writable, prefix=prefix)
     home = find_home()
-    with connect(home) as database:
+    with connect(home, keep=NUM_THREADS) as database:
         serve_dashboard(database, home.artifacts.uploads, access)
 
 

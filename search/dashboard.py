@@ -25,12 +25,15 @@ from search.guard import (
     security_headers,
 )
 from search.prefix import parse_prefix, under_prefix
-from storage.database import Database, database_errors
+from storage.database import Database
 from storage.errors import StorageError
+from storage.trials import DurableStorage
 from storage.uploads import Uploads
 
 logger = logging.getLogger(__name__)
 
+NUM_THREADS = 4
+"""That answer at the same time, each with its connection to the database."""
 _PASSWORD = "MELSEARCH_DASHBOARD_PASSWORD"  # noqa: S105
 _PASSWORD_FILE = "MELSEARCH_DASHBOARD_PASSWORD_FILE"  # noqa: S105
 _PACKAGE = Path(optuna_dashboard.__file__).parent
@@ -113,9 +116,9 @@ def serve_dashboard(database: Database, artifacts: Path, access: Access) -> None
         DashboardError: the port is taken, or optuna-dashboard is not as it is known.
         DatabaseUnavailableError, DatabaseRefusedError
     """
-    dashboard = optuna_dashboard.wsgi(database.optuna_storage(), artifact_store=Uploads(artifacts))
+    dashboard = optuna_dashboard.wsgi(DurableStorage(database), artifact_store=Uploads(artifacts))
     dashboard.catchall = False  # its faults are ours to answer
-    server = _listen(guard(answer_faults(dashboard), access), access)
+    server = _listen(guard(answer_faults(dashboard, database), access), access)
     logger.info(
         "dashboard_listens",
         extra={
@@ -147,13 +150,13 @@ def guard(application: WSGIApplication, access: Access) -> WSGIApplication:
     return security_headers(answer_health(application))
 
 
-def answer_faults(application: WSGIApplication) -> WSGIApplication:
+def answer_faults(application: WSGIApplication, database: Database) -> WSGIApplication:
     """Answer what optuna-dashboard leaves open: what isn't there, and an outage of the database."""
 
     def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # it takes it for granted
         try:
-            with database_errors():
+            with database.connection():  # an outage is told, not waited out
                 return application(environ, start_response)
         except (ArtifactNotFound, KeyError):  # Optuna's KeyError: no such study or trial
             return refuse(environ, start_response, "404 Not Found", "there is no such thing")
@@ -182,7 +185,7 @@ def _listen(application: WSGIApplication, access: Access) -> waitress.server.Tcp
             application,
             host=access.address,
             port=access.port,
-            threads=4,
+            threads=NUM_THREADS,
             url_prefix=access.prefix,  # strips it where the proxy did not
             ident=None,
             max_request_body_size=_WRITING_BODY_BYTES if access.writable else _READING_BODY_BYTES,

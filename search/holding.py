@@ -2,14 +2,21 @@
 
 import logging
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Event, Thread
+from threading import Event, Lock, Thread
+from typing import Self
 
-from search.outage import Outage
-from storage.errors import LeaseLostError, StorageError
+from storage.errors import (
+    DatabaseRefusedError,
+    DatabaseUnavailableError,
+    LeaseLostError,
+    StorageError,
+)
 from storage.leases import Lease, Leases
+from storage.outage import persist
 
 logger = logging.getLogger(__name__)
 
@@ -18,32 +25,55 @@ _GIVE_BACK_SECONDS = 1.5
 _RETRY_SECONDS = 1.0
 
 
-@contextmanager
-def keep_alive(leases: Leases, lease: Lease, renew_seconds: float) -> Iterator[Event]:
-    """Renew the lease in a thread while the block runs; yields an event that says it is lost.
+class Keeper:
+    """Renews all that a worker holds, in one thread, by one connection.
 
-    No outage of the database ends the thread: it goes on trying, as eagerly as those who wait for
-    the lease, and only a lease that somebody else has taken is lost.
+    No outage of the database ends the thread: it goes on trying, as eagerly as those who wait for a
+    lease, and only a lease that somebody else has taken is lost.
     """
-    lost, done, outage = Event(), Event(), Outage()
 
-    def renew() -> None:
-        wait_seconds = renew_seconds
-        while not done.wait(wait_seconds):
-            wait_seconds = min(_RETRY_SECONDS, renew_seconds)
-            with suppress(StorageError), outage.noted():
-                if not leases.renew(lease):
+    def __init__(self, leases: Leases, renew_seconds: float) -> None:
+        self._leases, self._renew_seconds = leases, renew_seconds
+        self._lock = Lock()
+        self._held: dict[Lease, Event] = {}
+        self._done = Event()
+        self._thread = Thread(target=self._run, name="renew", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @contextmanager
+    def keep(self, lease: Lease) -> Iterator[Event]:
+        """Renew the lease while the block runs; yields an event that says it is lost."""
+        lost = Event()
+        with self._lock:
+            self._held[lease] = lost
+        try:
+            yield lost
+        finally:
+            with self._lock:
+                del self._held[lease]
+
+    def _run(self) -> None:
+        wait_seconds = self._renew_seconds
+        while not self._done.wait(wait_seconds * random.uniform(0.7, 1.0)):  # noqa: S311
+            wait_seconds = min(_RETRY_SECONDS, self._renew_seconds)
+            with suppress(StorageError):
+                self._renew()
+                wait_seconds = self._renew_seconds
+
+    def _renew(self) -> None:
+        with self._lock:
+            held = dict(self._held)
+        with self._leases.database.connection():
+            for lease, lost in held.items():
+                if not self._leases.renew(lease):
                     lost.set()
-                    return
-                wait_seconds = renew_seconds
-
-    thread = Thread(target=renew, name=f"renew {lease.resource}", daemon=True)
-    thread.start()
-    try:
-        yield lost
-    finally:
-        done.set()
-        thread.join()
 
 
 class Standstill:
@@ -56,7 +86,7 @@ class Standstill:
     def __init__(self, leases: Leases, lease: Lease, lost: Event, allowed_seconds: float) -> None:
         self._leases, self._lease, self._lost = leases, lease, lost
         self._allowed_seconds = allowed_seconds
-        self._last = time.monotonic()
+        self._last = _now()
 
     def require_lease(self) -> None:
         """Return if the lease is ours, as far as is known; asks the database after a standstill.
@@ -64,12 +94,12 @@ class Standstill:
         Raises:
             LeaseLostError
         """
-        stood_still = time.monotonic() - self._last > self._allowed_seconds
+        stood_still = _now() - self._last > self._allowed_seconds
         if stood_still and not self._lost.is_set():
             with suppress(StorageError):
                 if not self._leases.renew(self._lease):
                     self._lost.set()
-        self._last = time.monotonic()
+        self._last = _now()
         if self._lost.is_set():
             raise LeaseLostError(f"{self._lease.resource} was taken over")
 
@@ -109,16 +139,19 @@ def leave_in_time(
         done.set()
 
 
-def until_told(tell: Callable[[], object], stop: Event, retry_seconds: float = 1.0) -> bool:
-    """Call `tell` until the database has taken it; False if `stop` came first."""
-    outage = Outage()
-    while True:
-        try:
-            with outage.noted():
-                tell()
-            return True
-        except LeaseLostError:
-            raise
-        except StorageError:
-            if stop.wait(retry_seconds):
-                return False
+def until_told(tell: Callable[[], object], stop: Event) -> bool:
+    """Call `tell` until the database has taken it; False if `stop` came first.
+
+    Raises:
+        LeaseLostError, StorageError: by `tell`, for good.
+    """
+    try:
+        persist(tell, stop)
+    except (DatabaseUnavailableError, DatabaseRefusedError):
+        return False
+    return True
+
+
+def _now() -> float:
+    """Return a time that goes on while the host sleeps, in seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -43,9 +43,11 @@ def find_home(environ: Mapping[str, str] = os.environ) -> Home:
 
 @contextmanager
 def connect(
-    home: Home, *, create: bool = False, environ: Mapping[str, str] = os.environ
+    home: Home, *, create: bool = False, keep: int = 0, environ: Mapping[str, str] = os.environ
 ) -> Iterator["Database"]:
     """Yield the database that `MELSEARCH_STORAGE` names, else the home's embedded PostgreSQL.
+
+    `keep` connections to it are kept open, for those who never have nothing to ask.
 
     Raises:
         StudyError: there is no embedded database yet, and `create` is false.
@@ -56,7 +58,7 @@ def connect(
     from storage.embedded import embedded_server, is_initialised
 
     if address := environ.get("MELSEARCH_STORAGE"):
-        with _closing(Database(parse_url(address, environ))) as database:
+        with _closing(Database(parse_url(address, environ), keep=keep)) as database:
             yield database
         return
     if not create and not is_initialised(home.postgres):
@@ -64,7 +66,10 @@ def connect(
             f"there is no study in {home.root}: run `melsearch up study.toml --data DATA` or "
             "`melsearch create` first, or set MELSEARCH_STORAGE or MELSEARCH_HOME"
         )
-    with embedded_server(home.postgres) as url, _closing(Database(parse_url(url, {}))) as database:
+    with (
+        embedded_server(home.postgres) as url,
+        _closing(Database(parse_url(url, {}), keep=keep)) as database,
+    ):
         yield database
 
 

@@ -21,7 +21,6 @@ from search.console import make_console
 from search.cores import CPU_WORKERS, count_cores, share_of
 from search.errors import GpuLostError, WorkerFailedError
 from search.home import Home, revive
-from search.outage import Outage
 from search.status import read_status, render_status
 from search.study import Study
 from storage.errors import StorageError
@@ -136,12 +135,11 @@ def run_workers(study: Study, home: Home, num_workers: int, stop: Event) -> bool
         )
         for number in range(num_workers)
     ]
-    outage = Outage()
     try:
         with _view() as show:
             while not stop.is_set():
                 codes = [worker.poll() for worker in workers]
-                spent = _show_status(study, home, show, outage)
+                spent = _show_status(study, home, show)
                 hopeless = any(worker.is_misconfigured for worker in workers)
                 if spent or hopeless or None not in codes:
                     break
@@ -159,7 +157,8 @@ def run_workers(study: Study, home: Home, num_workers: int, stop: Event) -> bool
 
 def is_spent(study: Study) -> bool:
     """Tell whether as many trials have ended as the budget allows."""
-    return len(study.trials(TrialState.COMPLETE, TrialState.PRUNED)) >= study.budget()
+    with study.database.connection():
+        return len(study.trials(TrialState.COMPLETE, TrialState.PRUNED)) >= study.budget()
 
 
 @contextmanager
@@ -215,14 +214,12 @@ def _stop_all(workers: Sequence[WorkerProcess]) -> None:
         worker.wait_or_kill(deadline)
 
 
-def _show_status(
-    study: Study, home: Home, show: Callable[[dict[str, Any]], None], outage: Outage
-) -> bool:
+def _show_status(study: Study, home: Home, show: Callable[[dict[str, Any]], None]) -> bool:
     """Show how the study stands; return whether its budget is spent.
 
     The workers wait an outage of the database out, and so does this.
     """
-    with suppress(StorageError), outage.noted():
+    with suppress(StorageError), study.database.connection():
         show(read_status(study))
         return is_spent(study)
     with suppress(StorageError):  # the next look tries again

@@ -13,7 +13,7 @@ from typing import Any
 
 from search.cores import count_cores, share_of, shares_host, told_workers
 from search.errors import GpuLostError
-from search.holding import keep_alive
+from search.holding import Keeper
 from search.vacancy import RESTING, SlotWish, await_slot, cpu_prefix, settle
 from storage.errors import StorageError
 from storage.leases import Lease, Leases
@@ -115,7 +115,7 @@ def hold_slot(
     leases: Leases,
     wish: SlotWish,
     holder: str,
-    renew_seconds: float,
+    keeper: Keeper,
     stop: Event,
     trouble: Trouble,
     has_work: Callable[[], bool],
@@ -139,7 +139,7 @@ def hold_slot(
     try:
         num_gpus = len(list_gpus(wish.environ)) if gpu else 0
         slot = Slot(lease, wish, gpu, use_gpu(gpu), num_gpus, leases, stop, trouble)
-        with keep_alive(leases, lease, renew_seconds) as lost, _watched(slot, lost):
+        with keeper.keep(lease) as lost, _watched(slot, lost):
             if damage := find_damage(slot.device) or find_mismatch(gpu, slot.device):
                 slot.lose(f"it doesn't work: {damage}")
             yield slot

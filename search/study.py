@@ -16,8 +16,8 @@ from search.config import StudyConfig
 from search.errors import ContractError, StudyError
 from search.space import baseline_params, contract, diff_contract
 from search.version import code_version
-from storage.database import Database, database_errors
-from storage.leases import Leases
+from storage.database import Database
+from storage.trials import DurableStorage
 
 logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -48,13 +48,11 @@ class Study:
 
     def budget(self) -> int:
         """Read how many trials shall end COMPLETE or PRUNED; it may have grown since."""
-        with database_errors(str(self.database)):
-            return int(self.optuna.user_attrs[_BUDGET])
+        return int(self.optuna.user_attrs[_BUDGET])
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Read the study's trials in those states (all, if none is named), by number."""
-        with database_errors(str(self.database)):
-            return self.optuna.get_trials(deepcopy=False, states=states or None)
+        return self.optuna.get_trials(deepcopy=False, states=states or None)
 
 
 def freeze(config: StudyConfig, data_fingerprint: str) -> dict[str, Any]:
@@ -77,10 +75,8 @@ def create_study(database: Database, config: StudyConfig, data_fingerprint: str)
         DatabaseUnavailableError
     """
     frozen = freeze(config, data_fingerprint)
-    storage = database.optuna_storage()
-    Leases(database, config.lease.ttl_seconds).create_table()
-    lock = database.advisory_lock(f"melsearch:create:{config.name}")
-    with database_errors(str(database)), lock:
+    storage = DurableStorage(database)
+    with database.locked(f"melsearch:create:{config.name}"):
         # By load_if_exists the server would log an error; nobody else creates it meanwhile.
         is_new = config.name not in optuna.get_all_study_names(storage)
         make = partial(optuna.create_study, direction="maximize") if is_new else optuna.load_study
@@ -103,8 +99,8 @@ def open_study(database: Database, name: str) -> Study:
         StudyError: there is none of that name, or its creation was cut off.
         DatabaseUnavailableError
     """
-    storage = database.optuna_storage()
-    with database_errors(str(database)):
+    storage = DurableStorage(database)
+    with database.connection():
         names = optuna.get_all_study_names(storage)
         if name not in names:
             known = ", ".join(sorted(names)) or "none"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 
 from search.cores import core_pool, told_workers
-from search.outage import Outage
 from storage.errors import StorageError
 from storage.leases import Lease, Leases
 from trainer.device import refuse_hidden_gpus, require_cuda
@@ -76,12 +75,12 @@ def await_slot(
 
     Waits outages out. After one, nobody's lease is taken before he had a ttl to renew it.
     """
-    outage, notice = Outage(), _Notice(leases, holder)
+    notice = _Notice(leases, holder)
     not_before = ask_at = time.monotonic()
     while not stop.is_set():
         now = time.monotonic()
         try:
-            with outage.noted():
+            with leases.database.connection():
                 if now >= ask_at:
                     if not has_work():
                         return None

@@ -15,14 +15,16 @@ from optuna.trial import TrialState
 
 from search.claim import FAIL_REASON, ClaimedTrial, Claims, has_work, worker_prefix
 from search.errors import ContractError, GpuLostError, SearchError, WorkerFailedError
-from search.holding import Standstill, keep_alive, leave_in_time, until_told
+from search.holding import Keeper, Standstill, leave_in_time, until_told
 from search.home import Home
+from search.reporting import Reporter
 from search.slots import Slot, Trouble, hold_slot, rest_if_troubled
 from search.study import Study, check_contract
 from search.vacancy import SlotWish
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLostError, StorageError
 from storage.leases import Leases
+from storage.schema import forget_old_commits
 from trainer.cache import WaveformCache, find_cache, list_caches
 from trainer.device import count_threads
 from trainer.loop import Ending, EpochResult, FitResult, fit
@@ -47,6 +49,7 @@ class Worker:
 
     study: Study
     leases: Leases
+    keeper: Keeper
     claims: Claims
     cache: WaveformCache
     artifacts: Artifacts
@@ -64,7 +67,7 @@ class Worker:
             context = {"trial": claimed.number, "token": claimed.lease.token}
             settings = self.study.config.lease
             try:
-                with keep_alive(self.leases, claimed.lease, settings.renew_seconds) as lost:
+                with self.keeper.keep(claimed.lease) as lost:
                     allowed = settings.ttl_seconds - settings.renew_seconds
                     still = Standstill(self.leases, claimed.lease, lost, allowed)
                     ended = self._train(claimed, still)
@@ -109,20 +112,15 @@ class Worker:
             LeaseLostError: right out of the training, which then writes no checkpoint either.
             WorkerFailedError: the files can't be read or written here.
         """
-        objective = self.study.config.objective
+        reporter = Reporter(
+            lambda values: self.claims.report(claimed, values),
+            self.study.database.outage,
+            claimed.number,
+        )
         try:
-            result = fit(
-                claimed.config,
-                self.cache.split("train"),
-                self.cache.split("val"),
-                folder=self._folder(claimed),
-                device=self.slot.device,
-                objective=objective,
-                on_epoch=lambda history: self._report(claimed, history),
-                should_stop=lambda: self._should_stop(still),
-                before_replace=still.require_lease,
-            )
-        except LeaseLostError:
+            with reporter.closing():
+                result = self._fit(claimed, still, reporter)
+        except StorageError:
             raise
         except OSError as error:
             # This host's fault, not the trial's: it is given back for another to train.
@@ -136,9 +134,34 @@ class Worker:
             context = {"trial": claimed.number, "reason": reason}
             logger.warning("trial_failed", extra=context, exc_info=True)
             return Outcome(TrialState.FAIL, None, {FAIL_REASON: reason})
-        if result.ending is Ending.STOPPED:
+        if result.ending is Ending.STOPPED and not reporter.is_poor():
             return None
-        return self._ended(result, objective)
+        return self._ended(result)
+
+    def _fit(self, claimed: ClaimedTrial, still: Standstill, reporter: Reporter) -> FitResult:
+        objective = self.study.config.objective
+
+        def report(history: Sequence[EpochResult]) -> bool:
+            last = history[-1]
+            context = {"trial": claimed.number, "epoch": last.epoch, "metrics": last.metrics}
+            logger.info("epoch_ended", extra=context)
+            return reporter.report([epoch.metrics[objective] for epoch in history])
+
+        def should_stop() -> bool:
+            still.require_lease()
+            return self.stop.is_set() or reporter.is_poor()
+
+        return fit(
+            claimed.config,
+            self.cache.split("train"),
+            self.cache.split("val"),
+            folder=self._folder(claimed),
+            device=self.slot.device,
+            objective=objective,
+            on_epoch=report,
+            should_stop=should_stop,
+            before_replace=still.require_lease,
+        )
 
     def _blame_gpu(self, claimed: ClaimedTrial, error: Exception) -> bool:
         """Tell whether the GPU made the training fail; the worker then leaves, the trial goes on.
@@ -155,8 +178,9 @@ class Worker:
         self.slot.lose(fault)
         return True
 
-    def _ended(self, result: FitResult, objective: str) -> Outcome:
+    def _ended(self, result: FitResult) -> Outcome:
         assert result.best is not None  # an ended training has had an epoch
+        objective = self.study.config.objective
         attributes = {
             "metrics": result.best.metrics,
             "best_epoch": result.best.epoch,
@@ -165,30 +189,9 @@ class Worker:
             "code_version": self.study.contract["code_version"],
         }
         reports = [epoch.metrics[objective] for epoch in result.history]
-        if result.ending is Ending.PRUNED:
-            return Outcome(TrialState.PRUNED, None, attributes, reports)
-        return Outcome(TrialState.COMPLETE, result.best.metrics[objective], attributes, reports)
-
-    def _should_stop(self, still: Standstill) -> bool:
-        still.require_lease()
-        return self.stop.is_set()
-
-    def _report(self, claimed: ClaimedTrial, history: Sequence[EpochResult]) -> bool:
-        """Send what the database lacks; an outage stops no training, the next epoch sends it."""
-        objective = self.study.config.objective
-        last = history[-1]
-        logger.info(
-            "epoch_ended",
-            extra={"trial": claimed.number, "epoch": last.epoch, "metrics": last.metrics},
-        )
-        try:
-            return self.claims.report(claimed, [epoch.metrics[objective] for epoch in history])
-        except LeaseLostError:
-            raise
-        except StorageError as error:
-            context = {"trial": claimed.number, "epoch": last.epoch, "reason": str(error)}
-            logger.warning("report_delayed", extra=context)
-        return False
+        if result.ending is Ending.FINISHED:
+            return Outcome(TrialState.COMPLETE, result.best.metrics[objective], attributes, reports)
+        return Outcome(TrialState.PRUNED, None, attributes, reports)
 
     def _folder(self, claimed: ClaimedTrial) -> Path:
         return self.artifacts.trial_folder(self.study.name, claimed.number)
@@ -231,9 +234,10 @@ def run_worker(study: Study, home: Home, wish: SlotWish, stop: Event) -> int:
     """
     check_contract(study)
     cache = open_cache(study, home.cache)
+    study.database.stop = stop
     lease = study.config.lease
     leases, trouble = Leases(study.database, lease.ttl_seconds), Trouble()
-    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def give_back() -> None:
         rest_if_troubled(leases, name, trouble)
@@ -245,16 +249,15 @@ def run_worker(study: Study, home: Home, wish: SlotWish, stop: Event) -> int:
     num_ended = 0
     with (
         leave_in_time(stop, name, give_back, exit_code),
-        _present(study, leases, name),
-        hold_slot(
-            leases, wish, name, lease.renew_seconds, stop, trouble, lambda: has_work(study)
-        ) as slot,
+        Keeper(leases, lease.renew_seconds) as keeper,
+        _present(study, leases, keeper, name),
+        hold_slot(leases, wish, name, keeper, stop, trouble, lambda: has_work(study)) as slot,
     ):
         if slot is not None:
             context = {"study": study.name, "worker": name}
             logger.info("worker_joined", extra=context | {"device": slot.description})
             claims = Claims(study, leases, name, slot.description)
-            worker = Worker(study, leases, claims, cache, home.artifacts, slot, stop)
+            worker = Worker(study, leases, keeper, claims, cache, home.artifacts, slot, stop)
             num_ended = worker.run()
             logger.info("worker_left", extra=context | {"ended": num_ended})
     trouble.require_none()
@@ -262,14 +265,15 @@ def run_worker(study: Study, home: Home, wish: SlotWish, stop: Event) -> int:
 
 
 @contextmanager
-def _present(study: Study, leases: Leases, name: str) -> Iterator[None]:
+def _present(study: Study, leases: Leases, keeper: Keeper, name: str) -> Iterator[None]:
     """Let the study know that this worker is there, waiting or training, while the block runs."""
     leases.sweep(worker_prefix(study.name))  # of those that died
+    forget_old_commits(study.database)
     presence = leases.take(worker_prefix(study.name) + name, name)
     if presence is None:
         raise SearchError(f"another worker is called {name}; start this one again")
     try:
-        with keep_alive(leases, presence, study.config.lease.renew_seconds):
+        with keeper.keep(presence):
             yield
     finally:
         with suppress(StorageError):  # unsaid, the presence ends by itself

@@ -1,142 +1,225 @@
-"""One PostgreSQL database: its address, our engine, and Optuna's storage in it."""
+"""One PostgreSQL database: few connections, transactions that are sure, errors that are ours."""
 
-import os
-from collections.abc import Iterator, Mapping
+import threading
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from storage.errors import DatabaseRefusedError, DatabaseUnavailableError, StorageError
+from storage.address import parse_url
+from storage.errors import DatabaseUnavailableError, LeaseLostError, StorageError
+from storage.outage import Outage, persist
+from storage.sqlerrors import translate
 
-_DRIVER = "postgresql+psycopg2"
-_SCHEMES = ("postgresql", "postgres", _DRIVER)
+__all__ = ["Database", "parse_url"]
+
 _CONNECT_ARGS = {
     "connect_timeout": 10,
     "application_name": "melsearch",
-    # A host that vanished without a word is noticed within a minute.
-    "keepalives_idle": 20,
-    "keepalives_interval": 10,
+    # A host that vanished without a word is noticed within half a minute.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
     "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,
-    # And the server frees the locks of a client that froze or vanished, so that others go on.
-    "options": "-c idle_in_transaction_session_timeout=30000 -c tcp_keepalives_idle=20"
-    " -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3",
+    "tcp_user_timeout": 25_000,
 }
-_REFUSALS = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf")
+_OPTIONS = (
+    "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+    " -c idle_in_transaction_session_timeout=30000"
+)
+_IDLE_OPTION = " -c idle_session_timeout=30000"
+"""The server frees the locks of a client that froze or vanished, so that others go on."""
+_NUM_CONNECTIONS = 2
+"""At most, of a process, and none while it has nothing to say: 100 workers share a server."""
+_MARK = sa.text("insert into melsearch_commit (id) values (:id) on conflict do nothing")
+
+T = TypeVar("T")
 
 
-def parse_url(text: str, environ: Mapping[str, str] = os.environ) -> sa.URL:
-    """Return the address of a PostgreSQL database, with its password put in from a secret file.
+class _Here(threading.local):
+    """What a thread is in the midst of."""
 
-    The file is named by `MELSEARCH_STORAGE_PASSWORD_FILE`; a password in the URL wins over it.
-
-    Raises:
-        DatabaseRefusedError: not a PostgreSQL URL, or the secret file can't be read.
-    """
-    try:
-        url = sa.make_url(text)
-    except (ArgumentError, ValueError) as error:
-        raise DatabaseRefusedError(
-            "MELSEARCH_STORAGE must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE; "
-            "what it holds is no URL"
-        ) from error
-    if url.drivername not in _SCHEMES:
-        raise DatabaseRefusedError(
-            f"MELSEARCH_STORAGE must be a postgresql:// URL, got {url.drivername}://"
-        )
-    if "@" in (url.host or ""):  # else a part of the password would go for the host's name
-        raise DatabaseRefusedError(
-            "MELSEARCH_STORAGE has more than one @; write one in a password as %40"
-        )
-    if password := url.query.get("password"):
-        # Where SQLAlchemy knows to hide it.
-        url = url.difference_update_query(["password"]).set(password=str(password))
-    secret = environ.get("MELSEARCH_STORAGE_PASSWORD_FILE")
-    if secret and url.password is None:
-        try:
-            url = url.set(password=Path(secret).read_text().strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise DatabaseRefusedError(
-                f"MELSEARCH_STORAGE_PASSWORD_FILE names {secret}, which can't be read: {error}"
-            ) from error
-    return url.set(drivername=_DRIVER)
+    connection: sa.Connection | None = None
+    fence: tuple[sa.TextClause, dict[str, Any]] | None = None
+    mark: dict[str, Any] | None = None
+    """Of the commit to come."""
 
 
 class Database:
-    """A PostgreSQL database that all workers of its studies share. Safe to use from threads."""
+    """A PostgreSQL database that all workers of its studies share. Safe to use from threads.
 
-    def __init__(self, url: sa.URL) -> None:
+    `keep` is how many connections are kept open; 0 closes each as soon as it is idle.
+    """
+
+    def __init__(self, url: sa.URL, *, keep: int = 0) -> None:
         self.url = url
+        self.outage = Outage()
+        self.stop = threading.Event()
+        """Set, nobody waits for the database any more."""
+        self._here = _Here()
         self.engine = sa.create_engine(
-            url, connect_args=_CONNECT_ARGS, pool_pre_ping=True, pool_size=2, max_overflow=1
+            url,
+            connect_args={**_CONNECT_ARGS, "options": _OPTIONS + ("" if keep else _IDLE_OPTION)},
+            pool_pre_ping=True,
+            pool_size=keep or _NUM_CONNECTIONS,
+            max_overflow=0,
         )
+        if not keep:
+            sa.event.listen(self.engine, "checkin", _hang_up)
 
     def __str__(self) -> str:
         return self.url.render_as_string(hide_password=True)
 
-    def optuna_storage(self) -> RDBStorage:
-        """Return Optuna's storage in this database; makes its tables if they are missing.
+    @contextmanager
+    def connection(self) -> Iterator[sa.Connection]:
+        """Use one connection for all that this thread does in the block.
+
+        Once it is lost, the block can do nothing more: whoever opened it repeats it as a whole.
 
         Raises:
-            DatabaseUnavailableError, DatabaseRefusedError
+            DatabaseUnavailableError, DatabaseRefusedError, StorageError
         """
-        with database_errors(str(self)), self.advisory_lock("melsearch:tables"):
-            return RDBStorage(
-                self.url.render_as_string(hide_password=False),
-                engine_kwargs={
-                    "connect_args": _CONNECT_ARGS,
-                    "pool_pre_ping": True,
-                    "pool_size": 1,
-                    "max_overflow": 2,
-                },
-            )
+        held = self._here.connection
+        if held is not None:
+            _require_intact(held)
+            with self.translated():
+                yield held
+            return
+        with self.translated(), self.engine.connect() as connection:
+            self._here.connection = connection
+            try:
+                yield connection
+            finally:
+                self._here.connection = None
+        self.outage.ends()
 
     @contextmanager
-    def advisory_lock(self, name: str) -> Iterator[None]:
-        """Hold the database-wide lock `name`; waits for whoever holds it. The server frees it
-        when its holder dies."""
-        with self.engine.begin() as connection:
-            key = sa.func.hashtextextended(name, 0)
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+    def transaction(self) -> Iterator[sa.Connection]:
+        """Do what the block does in one transaction.
+
+        Raises:
+            DatabaseUnavailableError: it was not done; without a mark it may have been.
+        """
+        with self.connection() as connection, connection.begin() as transaction:
+            yield connection
+            self.commit(transaction.commit)
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold the database-wide lock `name`; waits for whoever holds it.
+
+        The lock is the connection's: once it is lost, the block can write nothing more.
+        """
+        key = sa.func.hashtextextended(name, 0)
+        with self.connection() as connection:
+            with connection.begin():
+                connection.execute(sa.select(sa.func.pg_advisory_lock(key)))
+            try:
+                yield
+            finally:
+                _require_intact(connection)
+                with connection.begin():
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock(key)))
+
+    def repeat(self, operation: Callable[[], T]) -> T:
+        """Do what is safe to repeat until the database has taken it.
+
+        In a block on one connection it is done once, as the block is repeated as a whole; and so it
+        is while the database has never been reached.
+        """
+        if self._here.connection is not None:
+            return operation()
+        if not self.outage.was_reached:
+            with self.connection():
+                pass
+        result = persist(operation, self.stop)
+        self.outage.ends()
+        return result
+
+    # What Optuna's sessions share with our own transactions.
+
+    def bind(self) -> sa.Connection | sa.Engine:
+        """Return what a transaction of this thread shall use."""
+        if self._here.connection is None:
+            return self.engine
+        _require_intact(self._here.connection)
+        return self._here.connection
+
+    @contextmanager
+    def fenced(self, statement: sa.TextClause, values: dict[str, Any]) -> Iterator[None]:
+        """Let each of Optuna's transactions in the block begin with a statement that finds a row.
+
+        Raises:
+            LeaseLostError: out of the block, by the transaction that finds none; it writes nothing.
+        """
+        self._here.fence = (statement, values)
+        try:
             yield
+        finally:
+            self._here.fence = None
+
+    def pass_fence(self, connection: sa.Connection) -> None:
+        """Begin a transaction, if it is fenced."""
+        if self._here.fence is not None:
+            statement, values = self._here.fence
+            if connection.execute(statement, values).first() is None:
+                raise LeaseLostError(f"{values['resource']} is no longer {values['holder']}'s")
+
+    def mark(self, execute: Callable[..., Any]) -> None:
+        """Leave a mark in a transaction that must not be done twice; `execute` is that one's.
+
+        When the answer to its commit is lost, it is looked up whether it was done.
+        """
+        self._here.mark = {"id": uuid.uuid4()}
+        execute(_MARK, self._here.mark)
+
+    def commit(self, commit: Callable[[], None]) -> None:
+        """Commit this thread's transaction; a lost answer is looked up if there is a mark."""
+        mark, self._here.mark = self._here.mark, None
+        try:
+            commit()
+        except DBAPIError as error:
+            if mark is None or not error.connection_invalidated or not self._was_done(mark):
+                raise
+
+    def _was_done(self, mark: dict[str, Any]) -> bool:
+        """Look a commit up; one that still goes on is waited for: its mark is locked."""
+
+        def look() -> bool:
+            with self.translated(), self.engine.connect() as connection:  # and rolls back
+                return connection.execute(_MARK, mark).rowcount == 0
+
+        return persist(look, self.stop)
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn the errors of SQLAlchemy, the driver and Optuna's storage into ours."""
+        try:
+            yield
+        except (DBAPIError, PoolTimeoutError) as error:
+            raise self._note(translate(error, str(self))) from error
+        except StorageInternalError as error:
+            raise self._note(translate(error.__cause__ or error, str(self))) from error
+
+    def _note(self, error: StorageError) -> StorageError:
+        if isinstance(error, DatabaseUnavailableError):
+            self.outage.begins(str(error))
+        return error
 
     def close(self) -> None:
         """Close every idle connection."""
         self.engine.dispose()
 
 
-@contextmanager
-def database_errors(address: str = "the database") -> Iterator[None]:
-    """Turn the errors of SQLAlchemy, the driver and Optuna's storage into ours.
-
-    Raises:
-        DatabaseUnavailableError: the connection failed or was lost.
-        DatabaseRefusedError: the address, user, password or database name is wrong.
-        StorageError: the database refused a statement.
-    """
-    try:
-        yield
-    except (DBAPIError, PoolTimeoutError) as error:
-        raise _translate(error, address) from error
-    except StorageInternalError as error:
-        raise _translate(error.__cause__ or error, address) from error
+def _hang_up(connection: Any, record: Any) -> None:
+    record.invalidate()
 
 
-def _translate(error: BaseException, address: str) -> StorageError:
-    lines = str(getattr(error, "orig", error)).strip().split("\n")
-    refusals = [line for line in lines if any(word in line for word in _REFUSALS)]
-    if isinstance(error, OperationalError) and refusals:  # of any of the host's addresses
-        return DatabaseRefusedError(
-            f"{address} refused us: {refusals[0]}; set MELSEARCH_STORAGE (and the password) right"
-        )
-    reason = lines[0]
-    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError) or getattr(
-        error, "connection_invalidated", False
-    ):
-        return DatabaseUnavailableError(f"{address} can't be reached: {reason}")
-    return StorageError(f"{address} failed: {reason}")
+def _require_intact(connection: sa.Connection) -> None:
+    """Refuse a connection that was lost: SQLAlchemy would go on with another, without its locks."""
+    if connection.invalidated:
+        raise DatabaseUnavailableError("the connection was lost")

@@ -6,19 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from storage.database import Database, database_errors
-from storage.errors import LeaseLostError
-
-_CREATE = """
-create table if not exists melsearch_lease (
-    resource text primary key,
-    holder text,
-    token bigint not null,
-    attempts int not null,
-    expires_at timestamptz not null
-);
-alter table melsearch_lease
-    add column if not exists ttl_seconds double precision not null default 60"""
+from storage.database import Database
 
 # A released lease has no holder, an abandoned one has ended for ever. After a restart of the server
 # nobody else is taken over before every holder had one ttl, its own, to renew. clock_timestamp():
@@ -46,7 +34,7 @@ _RELEASE = f"""
 update melsearch_lease set holder = null, expires_at = clock_timestamp() where {_MINE}"""  # noqa: S608
 _RELEASE_ALL = """
 update melsearch_lease set holder = null, expires_at = clock_timestamp()
-where holder = :holder and expires_at > '-infinity'"""
+where holder = :holder and expires_at > '-infinity' and starts_with(resource, :prefix)"""
 # The token moves on, so that the holder's thread doesn't renew what it has left.
 _ABANDON = f"""
 update melsearch_lease set token = token + 1, expires_at = '-infinity' where {_MINE}"""  # noqa: S608
@@ -85,27 +73,22 @@ class HeldLease:
 
 
 class Leases:
-    """The lease table. Every method is one short transaction, safe to call from any thread.
+    """The lease table of a database. Each method is one short transaction, safe from any thread.
 
     All of them raise DatabaseUnavailableError while the database can't be reached.
     """
 
     def __init__(self, database: Database, ttl_seconds: float) -> None:
-        self._database = database
+        self.database = database
         self.ttl_seconds = ttl_seconds
-
-    def create_table(self) -> None:
-        """Make the table unless it is there."""
-        lock = self._database.advisory_lock("melsearch:tables")
-        with database_errors(), lock, self._database.engine.begin() as connection:
-            connection.execute(sa.text(_CREATE))
 
     def take(self, resource: str, holder: str) -> Lease | None:
         """Take a free or expired resource with a new token, or return None: somebody holds it."""
-        with database_errors(), self._database.engine.begin() as connection:
-            row = connection.execute(
-                sa.text(_TAKE), {"resource": resource, "holder": holder, "ttl": self.ttl_seconds}
-            ).first()
+        values = {"resource": resource, "holder": holder, "ttl": self.ttl_seconds}
+        with self.database.transaction() as connection:
+            row = connection.execute(sa.text(_TAKE), values).first()
+            if row is not None:
+                self.database.mark(connection.execute)
         return Lease(resource, holder, row.token, row.attempts) if row else None
 
     def renew(self, lease: Lease) -> bool:
@@ -123,13 +106,14 @@ class Leases:
     def hand_over(self, holder: str, prefix: str, heir: str) -> None:
         """Let `heir` hold for one ttl what `holder` holds whose name starts with `prefix`."""
         values = {"holder": holder, "prefix": prefix, "heir": heir, "ttl": self.ttl_seconds}
-        with database_errors(), self._database.engine.begin() as connection:
+        with self.database.transaction() as connection:
             connection.execute(sa.text(_HAND_OVER), values)
 
-    def release_all(self, holder: str) -> None:
-        """Give back all that `holder` holds, as if it had released each of its leases."""
-        with database_errors(), self._database.engine.begin() as connection:
-            connection.execute(sa.text(_RELEASE_ALL), {"holder": holder})
+    def release_all(self, holder: str, prefix: str = "") -> None:
+        """Give back all that `holder` holds whose name starts with `prefix`, as by `release`."""
+        values = {"holder": holder, "prefix": prefix}
+        with self.database.transaction() as connection:
+            connection.execute(sa.text(_RELEASE_ALL), values)
 
     def end(self, lease: Lease) -> bool:
         """Forget a resource that nobody needs again."""
@@ -137,29 +121,32 @@ class Leases:
 
     def held(self, prefix: str) -> list[HeldLease]:
         """List the leases that are held now, of all resources whose name starts with `prefix`."""
-        with database_errors(), self._database.engine.begin() as connection:
+        with self.database.transaction() as connection:
             rows = connection.execute(sa.text(_HELD), {"prefix": prefix}).all()
         return [HeldLease(row.resource, row.holder, row.seconds_left) for row in rows]
 
     def sweep(self, prefix: str) -> None:
         """Forget the resources that start with `prefix` and that nobody holds."""
-        with database_errors(), self._database.engine.begin() as connection:
+        with self.database.transaction() as connection:
             connection.execute(sa.text(_SWEEP), {"prefix": prefix})
 
     @contextmanager
     def fence(self, lease: Lease) -> Iterator[None]:
-        """Keep everybody from taking the lease over while the block writes.
+        """Let Optuna's storage write in the block only as long as the lease is this one.
+
+        Each of its transactions locks the lease's row first, so that a worker which was taken over
+        can't write, however long it slept and wherever.
 
         Raises:
-            LeaseLostError: it was taken over before; the block does not run.
+            LeaseLostError: it was taken over; at the start, or out of the block.
         """
-        with database_errors(), self._database.engine.begin() as connection:
-            if connection.execute(sa.text(_LOCK), _values(lease)).first() is None:
-                raise LeaseLostError(f"{lease.resource} is no longer {lease.holder}'s")
+        with self.database.fenced(sa.text(_LOCK), _values(lease)):
+            with self.database.transaction() as connection:
+                self.database.pass_fence(connection)
             yield
 
     def _change(self, statement: str, lease: Lease) -> bool:
-        with database_errors(), self._database.engine.begin() as connection:
+        with self.database.transaction() as connection:
             result = connection.execute(
                 sa.text(statement), _values(lease) | {"ttl": self.ttl_seconds}
             )

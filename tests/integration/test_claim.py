@@ -17,6 +17,7 @@ from search.study import Study, create_study, open_study
 from storage.database import Database
 from storage.errors import LeaseLostError
 from storage.leases import Leases
+from storage.trials import DurableStorage
 
 DOCUMENT: dict[str, Any] = {
     "name": "s",
@@ -161,7 +162,7 @@ def test_failed_baseline_is_shown(study: Study) -> None:
 def test_foreign_study_of_that_name_is_left_alone(database: Database) -> None:
     """What melsearch did not create it neither adopts nor changes."""
     create_study(database, config(name="other"), "data-1")
-    foreign = optuna.create_study(storage=database.optuna_storage(), study_name="s")
+    foreign = optuna.create_study(storage=DurableStorage(database), study_name="s")
     foreign.tell(foreign.ask(), 1.0)
     with pytest.raises(StudyError, match="that melsearch did not create"):
         create_study(database, config(), "data-1")
@@ -290,6 +291,7 @@ from search.study import open_study
 from storage.database import Database, parse_url
 from storage.errors import LeaseLostError
 from storage.leases import Leases
+from storage.trials import DurableStorage
 
 url, name = sys.argv[1:]
 dice = random.Random(name)

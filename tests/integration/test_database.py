@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from storage.database import Database, database_errors, parse_url
+from storage.database import Database, parse_url
 from storage.embedded import _pg_ctl, embedded_server
 from storage.errors import DatabaseRefusedError, DatabaseUnavailableError, StorageError
 from storage.leases import Leases
+from storage.schema import ensure_schema
+from storage.trials import DurableStorage
 
 RIGHT, WRONG = "r1ght", "wr0ng"
 TRUST, SCRAM = (f"127.0.0.1/32            {method}" for method in ("trust", "scram-sha-256"))
@@ -67,7 +69,7 @@ def try_to_connect(url: str) -> None:
     """Connect as every command does first."""
     database = Database(parse_url(url, {}))
     try:
-        database.optuna_storage()
+        DurableStorage(database)
     finally:
         database.close()
 
@@ -125,8 +127,8 @@ def test_unknown_host_is_unavailable() -> None:
 def test_terminated_idle_connections_are_replaced(database: Database, database_url: str) -> None:
     """Between two calls a connection may die, and the next call notices nothing."""
     leases = Leases(database, 3600)
-    leases.create_table()
-    storage = database.optuna_storage()
+    ensure_schema(database)
+    storage = DurableStorage(database)
     lease = leases.take("trial:s:1", "a")
     assert lease
     terminate_all(database_url)
@@ -134,26 +136,27 @@ def test_terminated_idle_connections_are_replaced(database: Database, database_u
     assert storage.get_all_studies() == []
 
 
-def test_connection_that_dies_in_a_transaction_is_unavailable(
+def test_connection_that_dies_in_a_block_ends_the_block(
     database: Database, database_url: str
 ) -> None:
-    """Who was in the midst of a transaction may try again, and then succeeds."""
+    """Nothing goes on by another connection without the locks; done again, the block succeeds."""
+    ensure_schema(database)
     leases = Leases(database, 3600)
-    leases.create_table()
-    lease = leases.take("trial:s:1", "a")
-    assert lease
-    with pytest.raises(DatabaseUnavailableError), leases.fence(lease):
+    with pytest.raises(DatabaseUnavailableError), database.connection():
         terminate_all(database_url)
-    with leases.fence(lease):
-        pass
+        with pytest.raises(DatabaseUnavailableError):
+            leases.take("trial:s:1", "a")
+        leases.take("trial:s:1", "a")
+    assert leases.held("trial:") == []
+    with database.connection():
+        assert leases.take("trial:s:1", "a")
 
 
 def test_lost_advisory_lock_is_noticed(database: Database, database_url: str) -> None:
     """Whoever lost its lock to a dead connection learns it at the latest when it gives it back."""
     with (
         pytest.raises(DatabaseUnavailableError),
-        database_errors(),
-        database.advisory_lock("melsearch:claim:s"),
+        database.locked("melsearch:claim:s"),
     ):
         terminate_all(database_url)
 
@@ -162,8 +165,7 @@ def test_refused_statement_is_neither_outage_nor_refusal(database: Database) -> 
     """An error in what we say to the database is not waited out."""
     with (
         pytest.raises(StorageError, match="no_such_table") as error,
-        database_errors(),
-        database.engine.begin() as connection,
+        database.transaction() as connection,
     ):
         connection.execute(sa.text("select * from no_such_table"))
     assert type(error.value) is StorageError

@@ -4,10 +4,13 @@ import threading
 
 import pytest
 import sqlalchemy as sa
+from optuna.study import StudyDirection
 
-from storage.database import Database
+from storage.database import Database, parse_url
 from storage.errors import LeaseLostError
 from storage.leases import Lease, Leases
+from storage.schema import ensure_schema
+from storage.trials import DurableStorage
 from tests.waiting import wait_until
 
 
@@ -15,7 +18,7 @@ from tests.waiting import wait_until
 def leases(database: Database) -> Leases:
     """A lease table whose leases never expire within a test."""
     leases = Leases(database, ttl_seconds=3600)
-    leases.create_table()
+    ensure_schema(database)
     return leases
 
 
@@ -41,7 +44,7 @@ def test_free_resource_is_taken_once(leases: Leases) -> None:
 def test_expired_lease_is_taken_over_with_a_higher_token(database: Database) -> None:
     """A takeover from a dead holder raises the token and counts as an attempt."""
     leases = Leases(database, ttl_seconds=0.05)
-    leases.create_table()
+    ensure_schema(database)
     assert leases.take("trial:s:1", "a")
     taken = wait_until(lambda: leases.take("trial:s:1", "b"))
     assert (taken.token, taken.attempts) == (2, 1)
@@ -97,21 +100,45 @@ def test_lost_lease_neither_renews_nor_fences(leases: Leases) -> None:
         pytest.fail("the fence let a zombie in")
 
 
-def test_fence_holds_a_takeover_back(leases: Leases, database: Database) -> None:
-    """A takeover waits until the fenced writes are done."""
+def test_fence_lets_no_write_of_a_zombie_pass(leases: Leases, database: Database) -> None:
+    """Whoever is taken over inside the fence writes nothing more, though it had passed before."""
+    storage = DurableStorage(database)
+    study_id = storage.create_new_study([StudyDirection.MAXIMIZE])
     lease = leases.take("trial:s:1", "a")
     assert lease
-    taker = Leases(database, ttl_seconds=0.001)
+    with pytest.raises(LeaseLostError), leases.fence(lease):
+        storage.set_study_user_attr(study_id, "wrote", "in time")
+        expire(database, lease)
+        assert Leases(database, ttl_seconds=3600).release(lease)
+        assert leases.take("trial:s:1", "b")
+        storage.set_study_user_attr(study_id, "wrote", "too late")
+    assert storage.get_study_user_attrs(study_id) == {"wrote": "in time"}
+
+
+def test_fence_holds_a_takeover_back(database: Database, database_url: str) -> None:
+    """A takeover waits until a fenced write that has begun is committed."""
+    leases = Leases(database, ttl_seconds=0.001)
+    storage = DurableStorage(database)
+    study_id = storage.create_new_study([StudyDirection.MAXIMIZE])
+    lease = leases.take("trial:s:1", "a")
+    assert lease
     taken: list[Lease | None] = []
-    thread = threading.Thread(target=lambda: taken.append(taker.take("trial:s:1", "b")))
+    thread = threading.Thread(target=lambda: taken.append(leases.take("trial:s:1", "b")))
     waiting = sa.text("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
-    with leases.fence(lease):
+    observer = sa.create_engine(parse_url(database_url, {}))
+
+    @sa.event.listens_for(storage.scoped_session.session_factory, "before_commit")
+    def begin_a_takeover(_: object) -> None:
         thread.start()
-        with database.engine.connect() as connection:
+        with observer.connect() as connection:
             wait_until(lambda: connection.execute(waiting).scalar())
         assert not taken
+
+    with leases.fence(lease):
+        storage.set_study_user_attr(study_id, "wrote", "in time")
     thread.join()
-    assert len(taken) == 1
+    observer.dispose()
+    assert [lease and lease.holder for lease in taken] == ["b"]
 
 
 def test_ended_lease_is_forgotten(leases: Leases) -> None:

@@ -11,10 +11,12 @@ import sqlalchemy as sa
 
 from search.cores import CPU_WORKERS, count_cores
 from search.errors import GpuLostError, StudyFailedError
+from search.holding import Keeper
 from search.slots import Slot, Trouble, hold_slot
 from search.vacancy import SlotWish
 from storage.database import Database
 from storage.leases import Leases
+from storage.schema import ensure_schema
 from tests.waiting import wait_until
 from trainer.errors import DeviceError
 from trainer.gpus import FAKE_GPUS
@@ -29,6 +31,7 @@ class Host:
     def __init__(self, leases: Leases, gpus: Path, stack: ExitStack) -> None:
         self.leases, self._gpus, self._stack = leases, gpus, stack
         self.environ = {FAKE_GPUS: str(gpus)}
+        self.keeper = stack.enter_context(Keeper(leases, RENEW_SECONDS))
         self.plug(A, B)
 
     def plug(self, *uuids: str) -> None:
@@ -46,7 +49,7 @@ class Host:
         stop, trouble = options.get("stop") or Event(), Trouble()
         has_work = options.get("has_work") or (lambda: True)
         slot = stack.enter_context(
-            hold_slot(self.leases, wish, holder, RENEW_SECONDS, stop, trouble, has_work)
+            hold_slot(self.leases, wish, holder, self.keeper, stop, trouble, has_work)
         )
         assert slot
         return slot
@@ -60,7 +63,7 @@ class Host:
 def host(database: Database, tmp_path: Path) -> Iterator[Host]:
     """A host whose leases last for the test."""
     leases = Leases(database, ttl_seconds=3600)
-    leases.create_table()
+    ensure_schema(database)
     with ExitStack() as stack:
         yield Host(leases, tmp_path / "gpus", stack)
 
@@ -115,7 +118,7 @@ def test_worker_told_to_stop_while_it_waits_leaves(host: Host) -> None:
     stop = Event()
     stop.set()
     wish = SlotWish(A, environ=host.environ)
-    with hold_slot(host.leases, wish, "b", RENEW_SECONDS, stop, Trouble(), lambda: True) as slot:
+    with hold_slot(host.leases, wish, "b", host.keeper, stop, Trouble(), lambda: True) as slot:
         assert slot is None
     assert host.holders() == {f"gpu:{A}:0": "a"}
 
@@ -180,9 +183,8 @@ def test_worker_waits_for_no_slot_without_work(host: Host) -> None:
     """It leaves when its study is spent, whoever holds the GPUs, and tells if it has failed."""
     host.hold("a")
     host.hold("b")
-    spent = hold_slot(
-        host.leases, SlotWish(environ=host.environ), "c", 0.2, Event(), Trouble(), lambda: False
-    )
+    wish = SlotWish(environ=host.environ)
+    spent = hold_slot(host.leases, wish, "c", host.keeper, Event(), Trouble(), lambda: False)
     with spent as slot:
         assert slot is None
 

@@ -19,6 +19,7 @@ from search.vacancy import SlotWish, take_free
 from storage.database import Database
 from storage.errors import LeaseLostError
 from storage.leases import Lease, Leases
+from storage.schema import ensure_schema
 from tests.waiting import wait_until
 from trainer.gpus import FAKE_GPUS, is_lost
 
@@ -48,7 +49,7 @@ class SlotMachine(RuleBasedStateMachine):
     @initialize(workers_per_gpu=st.integers(1, 2))
     def start(self, workers_per_gpu: int) -> None:
         self.leases = Leases(self.database, TTL_SECONDS)
-        self.leases.create_table()
+        ensure_schema(self.database)
         with self.database.engine.begin() as connection:
             connection.execute(sa.text("truncate melsearch_lease"))
         self.plugged = set(GPUS)

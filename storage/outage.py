@@ -1,0 +1,74 @@
+"""An outage of the database: waited out, with a line in the log when it begins and when it ends."""
+
+import logging
+from collections.abc import Callable
+from threading import Event, Lock
+from typing import TypeVar
+
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from storage.errors import DatabaseRefusedError, DatabaseUnavailableError
+
+logger = logging.getLogger(__name__)
+
+_FIRST_WAIT_SECONDS = 0.1
+_LONGEST_WAIT_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+class Outage:
+    """Whether the database is lost, as all threads of this process see it together."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._was_reached = False
+        self._lasts = False
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the database was there before, and the last call didn't get through."""
+        return self._lasts
+
+    @property
+    def was_reached(self) -> bool:
+        """Whether the database has ever answered."""
+        return self._was_reached
+
+    def ends(self) -> None:
+        """Note that the database has answered."""
+        with self._lock:
+            lasted, self._lasts, self._was_reached = self._lasts, False, True
+        if lasted:
+            logger.warning("database_back")
+
+    def begins(self, reason: str) -> None:
+        """Note that it didn't; who has never reached it says so in other ways."""
+        with self._lock:
+            is_news, self._lasts = self._was_reached and not self._lasts, self._was_reached
+        if is_news:
+            logger.warning("database_lost", extra={"reason": reason})
+
+
+def persist(operation: Callable[[], T], stop: Event) -> T:
+    """Do what is safe to repeat until the database has taken it; waits between, up to seconds.
+
+    Raises:
+        DatabaseUnavailableError, DatabaseRefusedError: `stop` was set before.
+        Whatever else the operation raises, at once.
+    """
+    # The waits are random, so that many workers don't come back in one moment.
+    retrying = Retrying(
+        retry=retry_if_exception_type((DatabaseUnavailableError, DatabaseRefusedError)),
+        wait=wait_random_exponential(_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS),
+        stop=stop_when_event_set(stop),
+        sleep=sleep_using_event(stop),
+        reraise=True,
+    )
+    return retrying(operation)

@@ -37,6 +37,7 @@ _OF_THE_CONFIGURATION = (
     DeviceError,
 )  # fmt: skip
 _INTERRUPTED = 130
+_ALLOW_MISMATCH = "--allow-version-mismatch"
 
 
 def _name_of(study: str) -> str:
@@ -60,6 +61,15 @@ DataOption = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda:N.")]
 Port = Annotated[int, typer.Option(min=0, max=65_535, help="Of the dashboard, on loopback.")]
+AllowMismatch = Annotated[
+    bool,
+    typer.Option(
+        _ALLOW_MISMATCH,
+        envvar="MELSEARCH_ALLOW_VERSION_MISMATCH",
+        help="Go on with a study of other code or libraries: its trials may then not compare, and "
+        "one that is taken over goes on with other numerics, starts over, or fails.",
+    ),
+]
 Parent = Annotated[int, typer.Option(hidden=True)]
 
 
@@ -107,6 +117,7 @@ def create(
     study_file: StudyFile,
     data: DataOption = None,
     check: Annotated[bool, typer.Option("--check", help="Only show what would be.")] = False,
+    allow_mismatch: AllowMismatch = False,
 ) -> None:
     """Validate a study and freeze it in the database; enqueue its baseline."""
     from search.config import check_backbones, read_study
@@ -121,7 +132,7 @@ def create(
         return
     home = find_home()
     with connect(home, create=True) as database:
-        study = create_from_file(config, data, home, database)
+        study = create_from_file(config, data, home, database, allow_mismatch=allow_mismatch)
         typer.echo(f"study {study.name} is ready: {study.budget()} trials, {study.database}")
 
 
@@ -136,6 +147,7 @@ def worker(
         int,
         typer.Option(min=1, envvar="MELSEARCH_WORKERS_PER_GPU", help="How many share a GPU."),
     ] = 1,
+    allow_mismatch: AllowMismatch = False,
     parent: Parent = 0,
 ) -> None:
     """Claim trials and train them, one at a time, until the budget is spent."""
@@ -150,7 +162,8 @@ def worker(
     home = find_home()
     with connect(home) as database:
         opened = open_study(database, study)
-        run_worker(opened, home, SlotWish(device, workers_per_gpu), stop)
+        wish = SlotWish(device, workers_per_gpu)
+        run_worker(opened, home, wish, stop, allow_mismatch=allow_mismatch)
 
 
 @app.command()
@@ -159,6 +172,7 @@ def up(
     data: DataOption = None,
     workers: Annotated[int, typer.Option(min=1, help="How many worker processes.")] = 1,
     port: Port = 8080,
+    allow_mismatch: AllowMismatch = False,
 ) -> None:
     """Search on this machine: database, cache, workers, dashboard, progress. Ctrl-C stops it."""
     from search.config import read_study
@@ -171,8 +185,9 @@ def up(
     config, home = read_study(study_file), find_home()
     with connect(home, create=True) as database:
         _check_backbones_once(config, database)
-        study = create_from_file(config, data, home, database)
-        spent = search_here(study, home, workers, port, stop_on_signals())
+        study = create_from_file(config, data, home, database, allow_mismatch=allow_mismatch)
+        options = [_ALLOW_MISMATCH] if allow_mismatch else []
+        spent = search_here(study, home, workers, port, stop_on_signals(), options)
         show_outcome(study, home, spent)
     if not spent:
         raise typer.Exit(_INTERRUPTED)
@@ -234,11 +249,16 @@ def export(
     """Write the winner as a file that trains it."""
     from search.export import export_best
     from search.home import connect, find_home
+    from search.status import count_versions, mixed_words
     from search.study import open_study
 
     with connect(find_home()) as database:
-        recipe = export_best(open_study(database, study), out, trial)
+        opened = open_study(database, study)
+        recipe = export_best(opened, out, trial)
+        versions = count_versions(opened.trials())
     typer.echo(f"trial {recipe.origin['trial']} ({recipe.origin['value']:.4f}) in {out}")
+    if len(versions) > 1:
+        typer.echo(f"versions: {mixed_words(versions)}")
 
 
 @app.command()

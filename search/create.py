@@ -15,7 +15,12 @@ from trainer.errors import DataError
 
 
 def create_from_file(
-    config: StudyConfig, data: Path | None, home: Home, database: Database
+    config: StudyConfig,
+    data: Path | None,
+    home: Home,
+    database: Database,
+    *,
+    allow_mismatch: bool = False,
 ) -> Study:
     """Freeze the study with the data in `data`, or with the only ones that were prepared.
 
@@ -27,7 +32,8 @@ def create_from_file(
     cache = _cache_of(config, data, home)
     targets = {split: cache.split(split).targets.tolist() for split in SPLITS}
     require_both_classes(targets)
-    return create_study(database, config, cache.data_fingerprint)
+    fingerprint = cache.data_fingerprint
+    return create_study(database, config, fingerprint, allow_mismatch=allow_mismatch)
 
 
 def require_both_classes(targets_of: Mapping[Split, Sequence[int]]) -> None:

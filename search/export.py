@@ -35,7 +35,7 @@ def export_best(study: Study, out: Path, number: int | None = None) -> Recipe:
             "objective": study.config.objective,
             "value": trial.value,
             "data_fingerprint": study.data_fingerprint,
-            "code_version": study.contract["code_version"],
+            "code_version": trial.user_attrs.get("code_version", study.contract["code_version"]),
         },
     )
     write_recipe(recipe, out)

@@ -107,8 +107,17 @@ class WorkerProcess:
         return "\n".join(self.log.read_text(errors="replace").strip().split("\n")[-3:])
 
 
-def search_here(study: Study, home: Home, num_workers: int, port: int, stop: Event) -> bool:
+def search_here(
+    study: Study,
+    home: Home,
+    num_workers: int,
+    port: int,
+    stop: Event,
+    options: Sequence[str] = (),
+) -> bool:
     """Run the study's workers and its dashboard until the budget is spent; False if stopped before.
+
+    `options` are those of every worker.
 
     Raises:
         WorkerFailedError: the workers have left, and the budget is not spent.
@@ -117,10 +126,12 @@ def search_here(study: Study, home: Home, num_workers: int, port: int, stop: Eve
         return True
     with dashboard_process(port) as address:
         logger.info("study_started", extra={"study": study.name, "dashboard": address})
-        return run_workers(study, home, num_workers, stop)
+        return run_workers(study, home, num_workers, stop, options)
 
 
-def run_workers(study: Study, home: Home, num_workers: int, stop: Event) -> bool:
+def run_workers(
+    study: Study, home: Home, num_workers: int, stop: Event, options: Sequence[str] = ()
+) -> bool:
     """Run the study's workers until its budget is spent; False if `stop` came before.
 
     Raises:
@@ -129,7 +140,7 @@ def run_workers(study: Study, home: Home, num_workers: int, stop: Event) -> bool
     environ = _environment(num_workers)
     workers = [
         WorkerProcess(
-            _own_command("worker", study.name),
+            _own_command("worker", study.name, *options),
             environ,
             home.artifacts.study_folder(study.name) / f"worker-{number}.log",
         )

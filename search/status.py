@@ -3,7 +3,8 @@
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import typer
@@ -49,6 +50,7 @@ def read_status(study: Study) -> dict[str, Any]:
         "baseline": _baseline(trials),
         "workers": workers,
         "eta_seconds": _eta_seconds(trials, budget, num_training),
+        "versions": count_versions(trials),
     }
 
 
@@ -56,6 +58,24 @@ def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """Return the complete trial with the highest value, the earlier one of equals."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def count_versions(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """Count the trained trials by what trained them, e.g. `0.1.0+3f2a90c1 (timm 1.0.33)`."""
+    trained = (trial.user_attrs for trial in trials if "code_version" in trial.user_attrs)
+    return dict(Counter(map(_version_words, trained)))
+
+
+def mixed_words(versions: Mapping[str, int]) -> str:
+    """Return a line that says what trained how many of a study's trials."""
+    counts = ", ".join(f"{number} by {words}" for words, number in versions.items())
+    return f"mixed, so trials may not compare: {counts}"
+
+
+def _version_words(attributes: Mapping[str, Any]) -> str:
+    code, libraries = attributes["code_version"], attributes.get("libraries", {})
+    others = ", ".join(f"{name} {version}" for name, version in libraries.items())
+    return f"{code} ({others})" if others else code
 
 
 def _best(trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
@@ -159,6 +179,8 @@ def render_status(status: dict[str, Any], no_worker: str = "no worker is there")
     if best := status["best"]:
         words = ", ".join(f"{name} {_short(value)}" for name, value in best["params"].items())
         head.add_row("", words)
+    if len(status["versions"]) > 1:
+        head.add_row("versions", Text(mixed_words(status["versions"]), style="yellow"))
     head.add_row("time left", _duration_words(status["eta_seconds"]))
     workers = _worker_table(status["workers"]) if status["workers"] else Text(no_worker)
     return Group(head, Text(), workers)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from search.config import StudyConfig
 from search.errors import ContractError, StudyError
 from search.space import baseline_params, contract, diff_contract
-from search.version import code_version
+from search.version import check_versions, code_version, diff_versions, versions
 from storage.database import Database
 from storage.trials import DurableStorage
 
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 _CONFIG, _CONTRACT, _BUDGET = "melsearch:config", "melsearch:contract", "melsearch:budget"
+_MAY_CHANGE = ("trials", "max_failed_trials", "lease")
 BASELINE = "baseline"
 """The user attribute that marks the baseline's trial."""
 
@@ -57,18 +58,18 @@ class Study:
 
 def freeze(config: StudyConfig, data_fingerprint: str) -> dict[str, Any]:
     """Return all that fixes a study's results, as it is kept in the database."""
-    frozen = contract(config) | {
-        "data_fingerprint": data_fingerprint,
-        "code_version": code_version(),
-    }
+    frozen = contract(config) | {"data_fingerprint": data_fingerprint} | versions()
     return dict(json.loads(json.dumps(frozen)))
 
 
-def create_study(database: Database, config: StudyConfig, data_fingerprint: str) -> Study:
+def create_study(
+    database: Database, config: StudyConfig, data_fingerprint: str, *, allow_mismatch: bool = False
+) -> Study:
     """Freeze a study in the database and enqueue its baseline; idempotent.
 
     A study of that name with the same contract is opened, and its budget raised if the new one is
-    larger. Any number of processes may call this at the same time.
+    larger. Any number of processes may call this at the same time. A contract is never rewritten,
+    not even where other versions are allowed.
 
     Raises:
         ContractError: a study of that name has another contract, or a larger budget.
@@ -82,11 +83,15 @@ def create_study(database: Database, config: StudyConfig, data_fingerprint: str)
         make = partial(optuna.create_study, direction="maximize") if is_new else optuna.load_study
         study = make(storage=storage, study_name=config.name)
         attributes = study.user_attrs
+        values = config.model_dump(mode="json")
         if _CONTRACT in attributes:
-            _refuse_another(config, attributes, frozen)
+            _refuse_another(config, attributes, frozen, allow_mismatch)
+            frozen = attributes[_CONTRACT]
+            # Workers of the version that froze it must still be able to read the rest.
+            values = attributes[_CONFIG] | {key: values[key] for key in _MAY_CHANGE}
         elif _is_fresh(study):
             study.enqueue_trial(baseline_params(config), user_attrs={BASELINE: True})
-        study.set_user_attr(_CONFIG, config.model_dump(mode="json"))
+        study.set_user_attr(_CONFIG, values)
         study.set_user_attr(_BUDGET, config.trials)
         study.set_user_attr(_CONTRACT, frozen)  # last: it says that the study is whole
     return _open(database, study)
@@ -120,17 +125,6 @@ def study_exists(database: Database, name: str) -> bool:
     except StudyError:
         return False
     return True
-
-
-def check_contract(study: Study) -> None:
-    """Refuse to work on a study with other code than it was frozen with.
-
-    Raises:
-        ContractError
-    """
-    here = study.contract | {"code_version": code_version()}
-    if differences := diff_contract(study.contract, here):
-        raise ContractError(_different(study.name, differences))
 
 
 def make_sampler(config: StudyConfig, number: int) -> optuna.samplers.BaseSampler:
@@ -207,20 +201,22 @@ def _is_fresh(study: optuna.Study) -> bool:
 
 
 def _refuse_another(
-    config: StudyConfig, attributes: dict[str, Any], frozen: dict[str, Any]
+    config: StudyConfig,
+    attributes: dict[str, Any],
+    frozen: dict[str, Any],
+    allow_mismatch: bool,
 ) -> None:
-    differences = diff_contract(attributes[_CONTRACT], frozen)
+    old = attributes[_CONTRACT]
+    differences = diff_contract(old, frozen | {key: old.get(key) for key in versions()})
     if config.trials < attributes[_BUDGET]:
         differences.append(
             f"trials: study {attributes[_BUDGET]}, here {config.trials} (a budget only grows)"
         )
     if differences:
-        raise ContractError(_different(config.name, differences))
-
-
-def _different(name: str, differences: list[str]) -> str:
-    lines = "\n".join(f"  {line}" for line in differences)
-    return (
-        f"study {name!r} was frozen with another contract:\n{lines}\n"
-        "give the study another name, or go back to what it was frozen with"
-    )
+        others = [] if allow_mismatch else diff_versions(old)
+        head = f"study {config.name!r} was frozen with another contract:"
+        raise ContractError(
+            "\n  ".join([head, *differences, *others])
+            + "\ngive the study another name, or go back to what it was frozen with"
+        )
+    check_versions(config.name, old, allow_mismatch)

@@ -19,8 +19,9 @@ from search.holding import Keeper, Standstill, leave_in_time, until_told
 from search.home import Home
 from search.reporting import Reporter
 from search.slots import Slot, Trouble, hold_slot, rest_if_troubled
-from search.study import Study, check_contract
+from search.study import Study
 from search.vacancy import SlotWish
+from search.version import check_versions, trained_by
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLostError, StorageError
 from storage.leases import Leases
@@ -186,7 +187,7 @@ class Worker:
             "best_epoch": result.best.epoch,
             "seconds": sum(epoch.metrics["seconds"] for epoch in result.history),
             "num_parameters": result.num_parameters,
-            "code_version": self.study.contract["code_version"],
+            **trained_by(self.study.contract),
         }
         reports = [epoch.metrics[objective] for epoch in result.history]
         if result.ending is Ending.FINISHED:
@@ -221,7 +222,9 @@ def open_cache(study: Study, cache_root: Path) -> WaveformCache:
     )
 
 
-def run_worker(study: Study, home: Home, wish: SlotWish, stop: Event) -> int:
+def run_worker(
+    study: Study, home: Home, wish: SlotWish, stop: Event, *, allow_mismatch: bool = False
+) -> int:
     """Join a study as one more worker, once a slot is free; return how many trials ended here.
 
     Raises:
@@ -232,7 +235,7 @@ def run_worker(study: Study, home: Home, wish: SlotWish, stop: Event) -> int:
         WorkerFailedError: the files can't be read or written here.
         DatabaseUnavailableError: at the start; later outages are waited out.
     """
-    check_contract(study)
+    check_versions(study.name, study.contract, allow_mismatch)
     cache = open_cache(study, home.cache)
     study.database.stop = stop
     lease = study.config.lease

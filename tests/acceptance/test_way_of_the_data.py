@@ -27,7 +27,9 @@ from tests.command import (
 from tests.speech import read_rows, take_some
 from tests.waiting import wait_until
 
-STATUS_KEYS = {"study", "budget", "counts", "best", "baseline", "workers", "eta_seconds"}
+STATUS_KEYS = {
+    "study", "budget", "counts", "best", "baseline", "workers", "eta_seconds", "versions",
+}  # fmt: skip
 WORKER_KEYS = {"id", "trial", "epoch", "device", "seen_seconds_ago"}
 STOP_SECONDS = 10.0
 INTERRUPTED = 130
@@ -89,6 +91,7 @@ def test_status_has_the_documented_keys(searched: Path) -> None:
     assert {"accuracy", "auc", "eer"} <= set(status["best"]["metrics"])
     assert status["workers"] == []
     assert status["eta_seconds"] == 0
+    assert list(status["versions"].values()) == [3]
     assert "3 of 3 ended" in succeed(searched, "status", "tiny")
 
 

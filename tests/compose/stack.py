@@ -75,22 +75,24 @@ class Stack:
         self.environ["STUDY_FILE"] = str(path)
 
     def run(
-        self, *arguments: str, environ: Mapping[str, str] | None = None
+        self, *arguments: str, environ: Mapping[str, str] | None = None, text: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run a compose command to its end, whatever it is."""
+        """Run a compose command to its end, whatever it is; `text` is its standard input."""
         return subprocess.run(
             ["docker", "compose", "--env-file", str(self._env_file), *arguments],
             cwd=ROOT,
             env=self.environ | dict(environ or {}),
-            stdin=subprocess.DEVNULL,
+            input=text,
             capture_output=True,
             text=True,
             timeout=540,
         )
 
-    def compose(self, *arguments: str, environ: Mapping[str, str] | None = None) -> str:
+    def compose(
+        self, *arguments: str, environ: Mapping[str, str] | None = None, text: str = ""
+    ) -> str:
         """Run a compose command that must succeed; return its standard output."""
-        done = self.run(*arguments, environ=environ)
+        done = self.run(*arguments, environ=environ, text=text)
         assert done.returncode == 0, f"{arguments}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 

@@ -77,6 +77,16 @@ def create_study(
     """
     frozen = freeze(config, data_fingerprint)
     storage = DurableStorage(database)
+    return database.repeat(lambda: _create(database, storage, config, frozen, allow_mismatch))
+
+
+def _create(
+    database: Database,
+    storage: DurableStorage,
+    config: StudyConfig,
+    frozen: dict[str, Any],
+    allow_mismatch: bool,
+) -> Study:
     with database.locked(f"melsearch:create:{config.name}"):
         # By load_if_exists the server would log an error; nobody else creates it meanwhile.
         is_new = config.name not in optuna.get_all_study_names(storage)
@@ -94,7 +104,7 @@ def create_study(
         study.set_user_attr(_CONFIG, values)
         study.set_user_attr(_BUDGET, config.trials)
         study.set_user_attr(_CONTRACT, frozen)  # last: it says that the study is whole
-    return _open(database, study)
+        return _open(database, study)
 
 
 def open_study(database: Database, name: str) -> Study:
@@ -105,6 +115,10 @@ def open_study(database: Database, name: str) -> Study:
         DatabaseUnavailableError
     """
     storage = DurableStorage(database)
+    return database.repeat(lambda: _load(database, storage, name))
+
+
+def _load(database: Database, storage: DurableStorage, name: str) -> Study:
     with database.connection():
         names = optuna.get_all_study_names(storage)
         if name not in names:

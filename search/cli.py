@@ -99,15 +99,19 @@ def prepare(
         Path | None,
         typer.Option(help="A study file: its sample rate, and the weights it starts from."),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all of the cache; mend it if it is damaged.")
+    ] = False,
 ) -> None:
     """Decode every video's sound once, into the waveform cache; fetch a study's weights."""
     from search.home import find_home
     from search.prepare import prepare_data, prepare_for_study, show_prepare_report
 
     if study is None:
-        show_prepare_report(prepare_data(sample_rate or 16_000, data, find_home()))
+        report = prepare_data(sample_rate or 16_000, data, find_home(), verify=verify)
+        show_prepare_report(report)
     elif sample_rate is None:
-        prepare_for_study(study, data, find_home())
+        prepare_for_study(study, data, find_home(), verify=verify)
     else:
         raise ConfigError("--study has the sample rate already: leave --sample-rate out")
 

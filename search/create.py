@@ -9,7 +9,7 @@ from search.home import Home
 from search.prepare import prepare_data
 from search.study import Study, create_study
 from storage.database import Database
-from trainer.cache import WaveformCache, list_caches
+from trainer.cache import WaveformCache, list_caches, list_damaged
 from trainer.dataset import SPLITS, Split, read_dataset
 from trainer.errors import DataError
 
@@ -67,9 +67,11 @@ def _cache_of(config: StudyConfig, data: Path | None, home: Home) -> WaveformCac
         return WaveformCache.open(prepare_data(config.sample_rate, data, home).cache)
     caches = list_caches(home.cache)
     if len(caches) != 1:
-        found = "\n".join(f"  {root} ({fingerprint})" for _, root, fingerprint in caches)
+        found = [f"  {root} ({fingerprint})" for _, root, fingerprint in caches]
+        found += [f"  {damaged.fault}" for damaged in list_damaged(home.cache)]
         raise ConfigError(
-            f"which data? name them with --data DATA; prepared are:\n{found or '  none'}"
+            "which data? name them with --data DATA; prepared are:\n"
+            + "\n".join(found or ["  none"])
         )
     cache = WaveformCache.open(caches[0][0])
     if cache.sample_rate != config.sample_rate:

@@ -11,21 +11,44 @@ from search.home import Home
 from search.progress import show_progress
 from trainer.prepare import PrepareReport, prepare
 
+MAX_NAMED = 3
 
-def prepare_data(sample_rate: int, data: Path, home: Home) -> PrepareReport:
-    """Build the waveform cache of a data folder, or find it built.
+
+def prepare_data(
+    sample_rate: int, data: Path, home: Home, *, verify: bool = False
+) -> PrepareReport:
+    """Build the waveform cache of a data folder, or find it built; `verify` reads all of it.
 
     Raises:
         DataError: the folder or its labels can't be used.
     """
     with show_progress("decode") as progress:
-        return prepare(data, home.cache, sample_rate=sample_rate, progress=progress)
+        report = prepare(data, home.cache, sample_rate=sample_rate, progress=progress)
+    if not (verify and _is_damaged(report.cache)):
+        return report
+    with show_progress("decode") as progress:
+        return prepare(data, home.cache, sample_rate=sample_rate, anew=True, progress=progress)
 
 
-def prepare_for_study(study_file: Path, data: Path, home: Home) -> None:
+def _is_damaged(cache: Path) -> bool:
+    """Check all of a cache and tell the user how it is."""
+    from trainer.cache import find_damage
+
+    with show_progress("verify") as progress:
+        clips = [fault.clip for fault in find_damage(cache, progress)]
+    if clips:
+        told = f"damaged {len(clips)}: not as written ({_some(clips)}); the cache is built anew"
+        print_plain(make_console(), told)
+    else:
+        print_plain(make_console(), "cache verified: every clip is as it was written")
+    return bool(clips)
+
+
+def prepare_for_study(study_file: Path, data: Path, home: Home, *, verify: bool = False) -> None:
     """Build or find all that the study's workers read: the waveform cache and ImageNet weights.
 
-    Without network, it needs the weights to be here already.
+    With `verify` all of the cache is read and checked. Without network, the weights must be here
+    already.
 
     Raises:
         ConfigError: the study file is faulty, or names an unknown backbone.
@@ -39,7 +62,7 @@ def prepare_for_study(study_file: Path, data: Path, home: Home) -> None:
     backbones = imagenet_backbones(config)
     if backbones:  # else torch is not needed, and slow to import
         check_backbones(config, study_file.name)
-    show_prepare_report(prepare_data(config.sample_rate, data, home))
+    show_prepare_report(prepare_data(config.sample_rate, data, home, verify=verify))
     if backbones:
         _fetch_weights(backbones)
 
@@ -68,9 +91,13 @@ def show_prepare_report(report: PrepareReport) -> None:
     console.print(table)
     for reason, number in Counter(reject.reason for reject in report.rejects).most_common():
         names = [reject.name for reject in report.rejects if reject.reason == reason]
-        more = ", ..." if number > 3 else ""
-        print_plain(console, f"rejected {number}: {reason} ({', '.join(names[:3])}{more})")
+        print_plain(console, f"rejected {number}: {reason} ({_some(names)})")
     for warning in report.warnings:
         print_plain(console, f"warning: {warning}")
     built = "unchanged" if report.reused else "built"
     print_plain(console, f"cache {built}: {report.cache}, data {report.data_fingerprint}")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = ["..."] if len(names) > MAX_NAMED else []
+    return ", ".join([*names[:MAX_NAMED], *more])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 from trainer.errors import DataError
+from trainer.images import StoredImages
 
 # Shape suffixes: N clips, W windows, B batch, T samples.
 
@@ -89,17 +90,20 @@ def evaluation_windows(
 def read_inputs(
     clips: ClipSet, config: TrainConfig, indices: IntArray, starts: IntArray
 ) -> NDArray[np.generic]:
-    """Return windows of waveforms (B, T) int16, or the notebook's images (B, 256, 256) uint8."""
+    """Return windows of waveforms (B, T) int16, or the notebook's images (B, 256, 256) uint8.
+
+    Raises:
+        CacheDamagedError: what is read isn't as it was written.
+    """
     if config.frontend == "notebook":
-        return np.ascontiguousarray(_images(clips)[indices])
+        return _images(clips)[indices]
     window = window_samples(config)
     inputs_BT = np.empty((len(indices), window), np.int16)
     for row, (index, start) in enumerate(zip(indices.tolist(), starts.tolist(), strict=True)):
-        samples_T = clips.waveform(index)
-        if start + window <= len(samples_T):
-            inputs_BT[row] = samples_T[start : start + window]
+        if start + window <= clips.num_samples[index]:
+            clips.read_window(index, start, inputs_BT[row])
         else:
-            inputs_BT[row] = np.resize(np.roll(samples_T, -start), window)
+            inputs_BT[row] = np.resize(np.roll(clips.waveform(index), -start), window)
     return inputs_BT
 
 
@@ -121,7 +125,7 @@ def check_images(clips: ClipSet, config: TrainConfig) -> None:
         )
 
 
-def _images(clips: ClipSet) -> NDArray[np.uint8]:
+def _images(clips: ClipSet) -> NDArray[np.uint8] | StoredImages:
     if clips.images is None:
         raise RuntimeError("check_images was not called")
     return clips.images

@@ -11,6 +11,14 @@ class DataError(TrainerError):
     """The data folder, its labels or the waveform cache can't be used as they are."""
 
 
+class CacheDamagedError(DataError):
+    """A file of a waveform cache isn't as it was written; `clip` is the one it was noticed at."""
+
+    def __init__(self, message: str, clip: str = "") -> None:
+        super().__init__(message)
+        self.clip = clip
+
+
 class ModelError(TrainerError):
     """A backbone, its weights or a model folder can't be used as they are."""
 

@@ -1,94 +1,131 @@
-"""The index of a waveform cache: which clip lies where. Opens fast, without numpy."""
+"""The index of a waveform cache: which clip lies where, and the checksums. Opens without numpy."""
 
-import json
-from dataclasses import asdict, dataclass
+import zlib
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
 
-from trainer.errors import DataError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-FORMAT = 1
-"""Rises whenever caches of before can't be read, or would hold something else."""
+from trainer.blocks import count_blocks
+from trainer.dataset import Split
+from trainer.errors import CacheDamagedError, DataError
+
+FORMAT = 2
+"""Rises whenever indexes of before can't be read."""
 INDEX_FILE = "index.json"
 WAVEFORM_FILE = "waveforms.i16"
 IMAGE_FILE = "images.u8"
 SAMPLE_BYTES = 2
 IMAGE_BYTES = 256 * 256
 
+Checksum = Annotated[int, Field(ge=0, lt=2**32)]
 
-@dataclass(frozen=True)
-class Index:
+
+class Index(BaseModel, frozen=True, extra="forbid", strict=True):
     """What a finished cache holds, in columns; clip i has the i-th entry of each list."""
 
-    format: int
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)] = FORMAT
     root: str
-    """The folder it was made from."""
+    """The folder it was made from, for people to read."""
     data_fingerprint: str
-    sample_rate: int
+    sample_rate: Annotated[int, Field(gt=0)]
     """Hz."""
     notebook_images: bool
-    splits: list[str]
+    splits: list[Split]
     names: list[str]
-    targets: list[int]
-    num_samples: list[int]
+    targets: list[Annotated[int, Field(ge=0, le=1)]]
+    num_samples: list[Annotated[int, Field(gt=0)]]
+    checksums: dict[str, list[Checksum]]
+    """Of each data file, of all its blocks."""
     rejects: list[tuple[str, str, str]]
     """Split, name and reason of each clip that couldn't be decoded."""
     warnings: list[str]
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        columns = (self.splits, self.names, self.targets, self.num_samples)
+        if len({len(column) for column in columns}) > 1:
+            raise ValueError("the columns must be equally long")
+        blocks = {name: sum(map(count_blocks, x)) for name, x in self.sizes_bytes().items()}
+        if blocks != {name: len(checksums) for name, checksums in self.checksums.items()}:
+            raise ValueError("each block must have a checksum")
+        return self
 
     @property
     def offsets(self) -> list[int]:
         """Where each clip starts in the waveform file, in samples."""
         return list(accumulate(self.num_samples, initial=0))[:-1]
 
-    def sizes_bytes(self) -> dict[str, int]:
-        """Return how long each data file must be."""
-        sizes = {WAVEFORM_FILE: sum(self.num_samples) * SAMPLE_BYTES}
+    def sizes_bytes(self) -> dict[str, list[int]]:
+        """Return how many bytes of each clip lie in each data file."""
+        sizes = {WAVEFORM_FILE: [count * SAMPLE_BYTES for count in self.num_samples]}
         if self.notebook_images:
-            sizes[IMAGE_FILE] = len(self.names) * IMAGE_BYTES
+            sizes[IMAGE_FILE] = [IMAGE_BYTES] * len(self.names)
         return sizes
 
-    def to_json(self) -> str:
-        """Return the index as the text of its file."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+    @property
+    def fix(self) -> str:
+        """What mends the cache if it is damaged, as the end of a message."""
+        rate = f"--sample-rate {self.sample_rate}"
+        return f"run `melsearch prepare DATA --verify {rate}`, which mends it"
+
+    def to_bytes(self) -> bytes:
+        """Return the content of its file: a line of JSON, and a line with its checksum."""
+        return seal(self.model_dump_json().encode())
+
+
+def seal(text: bytes) -> bytes:
+    """Return a line and a second one with its CRC-32."""
+    return b"%b\n%08x\n" % (text, zlib.crc32(text))
 
 
 def read_index(cache: Path) -> Index:
-    """Read a cache's index and check that the cache is whole.
+    """Read a cache's index; whether the other files are there is told by `check_sizes`.
 
     Raises:
-        DataError: there is no cache, or it is damaged or of another version.
+        DataError: there is no cache, or it is of another version.
+        CacheDamagedError: the index isn't as it was written.
     """
     path = cache / INDEX_FILE
     try:
-        fields: dict[str, Any] = json.loads(path.read_bytes())
-        if fields["format"] != FORMAT:
-            raise DataError(
-                f"{path} has format {fields['format']}, this version reads {FORMAT}; "
-                "run melsearch prepare again"
-            )
-        fields["rejects"] = [tuple(reject) for reject in fields["rejects"]]
-        index = Index(**fields)
+        content = path.read_bytes()
+        text, _, _ = content.partition(b"\n")
+        index = Index.model_validate_json(text)
     except OSError as error:
         raise DataError(
             f"no waveform cache in {cache}: {error.strerror}; make it with melsearch prepare"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is damaged; delete {cache} and run melsearch prepare again"
-        ) from error
-    _check_sizes(cache, index)
+    except ValidationError as error:
+        formats = [fault["input"] for fault in error.errors() if fault["loc"] == ("format",)]
+        if formats and isinstance(formats[0], int):
+            raise DataError(
+                f"{path} has format {formats[0]}, this version reads {FORMAT}; "
+                "run melsearch prepare again"
+            ) from error
+        raise _damaged(path) from error
+    if content != seal(text):
+        raise _damaged(path)
     return index
 
 
-def _check_sizes(cache: Path, index: Index) -> None:
-    for name, expected in index.sizes_bytes().items():
+def _damaged(path: Path) -> CacheDamagedError:
+    return CacheDamagedError(f"{path} is damaged; run melsearch prepare again, which mends it")
+
+
+def check_sizes(cache: Path, index: Index) -> None:
+    """Check that the data files are as long as they must be; reads none of them.
+
+    Raises:
+        CacheDamagedError: one is missing, or longer or shorter than it was written.
+    """
+    for name, sizes in index.sizes_bytes().items():
+        path, expected = cache / name, sum(sizes)
         try:
-            size = (cache / name).stat().st_size
-        except OSError:
-            size = 0
-        if size != expected:
-            raise DataError(
-                f"{cache / name} is truncated or damaged: {size} bytes, expected {expected}; "
-                "run melsearch prepare again"
+            found = f"{path.stat().st_size} bytes"
+        except OSError as error:
+            found = str(error.strerror)
+        if found != f"{expected} bytes":
+            raise CacheDamagedError(
+                f"{path} is damaged: {found}, expected {expected} bytes; {index.fix}"
             )

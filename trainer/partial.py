@@ -1,33 +1,52 @@
 """A waveform cache under construction: what was written stays written, whatever happens next."""
 
-import json
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from trainer.blocks import checksum_blocks, count_blocks
 from trainer.decode import Outcome
 from trainer.durable import sync
-from trainer.index import IMAGE_BYTES, IMAGE_FILE, INDEX_FILE, SAMPLE_BYTES, WAVEFORM_FILE, Index
+from trainer.index import (
+    IMAGE_BYTES,
+    IMAGE_FILE,
+    INDEX_FILE,
+    SAMPLE_BYTES,
+    WAVEFORM_FILE,
+    Checksum,
+    Index,
+)
 
 JOURNAL_FILE = "journal.jsonl"
 CLIPS_PER_COMMIT = 64
 """A killed `prepare` loses the work on at most so many clips."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(BaseModel, frozen=True, extra="forbid", strict=True):
     """What became of one clip."""
 
-    num_samples: int = 0
+    num_samples: Annotated[int, Field(ge=0)] = 0
     source_digest: str = ""
     sound_digest: str = ""
+    sample_checksums: list[Checksum] = []
+    image_checksums: list[Checksum] = []
     reason: str = ""
     """Why the clip was rejected, if it was."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        facts = (self.num_samples, self.source_digest, self.sound_digest)
+        if {bool(fact) for fact in facts} != {not self.reason}:
+            raise ValueError("a clip is either kept or rejected")
+        if len(self.sample_checksums) != count_blocks(self.num_samples * SAMPLE_BYTES):
+            raise ValueError("each block must have a checksum")
+        return self
 
 
 class PartialCache:
@@ -37,9 +56,10 @@ class PartialCache:
     Only one process may have it open.
     """
 
-    def __init__(self, folder: Path, *, with_images: bool) -> None:
+    def __init__(self, folder: Path, num_clips: int, *, with_images: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._num_clips = num_clips
         self._image_bytes = IMAGE_BYTES if with_images else 0
         self._waveforms, self._images, self._journal = (
             _open_file(folder / name) for name in (WAVEFORM_FILE, IMAGE_FILE, JOURNAL_FILE)
@@ -76,9 +96,15 @@ class PartialCache:
         else:
             _write(self._waveforms, outcome.samples)
             _write(self._images, outcome.image)
-            num_samples = len(outcome.samples) // SAMPLE_BYTES
-            entry = Entry(num_samples, outcome.source_digest, outcome.sound_digest)
-            self.entries.append(entry)
+            self.entries.append(
+                Entry(
+                    num_samples=len(outcome.samples) // SAMPLE_BYTES,
+                    source_digest=outcome.source_digest,
+                    sound_digest=outcome.sound_digest,
+                    sample_checksums=checksum_blocks(outcome.samples),
+                    image_checksums=checksum_blocks(outcome.image),
+                )
+            )
         if len(self.entries) - self._num_committed >= CLIPS_PER_COMMIT:
             self._commit()
 
@@ -88,20 +114,23 @@ class PartialCache:
         if not self._image_bytes:
             (self._folder / IMAGE_FILE).unlink(missing_ok=True)
         with FileIO(self._folder / INDEX_FILE, "w") as file:
-            _write(file, index.to_json().encode())
+            _write(file, index.to_bytes())
             os.fsync(file.fileno())
         sync(self._folder)
+        damaged = cache.with_suffix(".damaged")
+        shutil.rmtree(damaged, ignore_errors=True)  # left behind by a kill
         if cache.exists():
-            shutil.rmtree(cache)
+            cache.rename(damaged)  # who reads it keeps its files
         self._folder.rename(cache)
         sync(cache.parent)
+        shutil.rmtree(damaged, ignore_errors=True)
         (cache / JOURNAL_FILE).unlink()
 
     def _commit(self) -> None:
         os.fsync(self._waveforms.fileno())
         os.fsync(self._images.fileno())
         fresh = self.entries[self._num_committed :]
-        lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in fresh).encode()
+        lines = "".join(entry.model_dump_json() + "\n" for entry in fresh).encode()
         _write(self._journal, lines)
         os.fsync(self._journal.fileno())
         self._num_committed = len(self.entries)
@@ -112,9 +141,10 @@ class PartialCache:
         waveform_bytes = self._waveforms.seek(0, os.SEEK_END)
         image_bytes = self._images.seek(0, os.SEEK_END)
         self._journal.seek(0)
-        for line in self._journal.readall().splitlines(keepends=True):
+        for line in self._journal.readall().splitlines(keepends=True)[: self._num_clips]:
             entry = _parse_entry(line)
-            if entry is None:
+            num_images = 0 if entry is None or entry.reason else count_blocks(self._image_bytes)
+            if entry is None or len(entry.image_checksums) != num_images:
                 break
             waveform_bytes -= entry.num_samples * SAMPLE_BYTES
             image_bytes -= 0 if entry.reason else self._image_bytes
@@ -135,8 +165,8 @@ class PartialCache:
 
 def _parse_entry(line: bytes) -> Entry | None:
     try:
-        return Entry(**json.loads(line)) if line.endswith(b"\n") else None
-    except (ValueError, TypeError):
+        return Entry.model_validate_json(line) if line.endswith(b"\n") else None
+    except ValidationError:
         return None
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from trainer.dataset import MAX_SECONDS, SPLITS, Clip, Dataset, Reject, read_dataset
 from trainer.decode import DecodeSettings, decode_all
 from trainer.errors import DataError
-from trainer.index import FORMAT, Index, read_index
+from trainer.index import IMAGE_FILE, WAVEFORM_FILE, Index, check_sizes, read_index
 from trainer.partial import Entry, PartialCache
 
+CONTENT_VERSION = 1
+"""Rises whenever other samples or images are made of the same files."""
 BALANCED_SHARE = 0.2
 """A split whose rarer class has a smaller share than this is worth a warning."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -54,13 +56,15 @@ def prepare(
     *,
     sample_rate: int = 16_000,
     notebook_images: bool = True,
+    anew: bool = False,
     num_processes: int | None = None,
     progress: Progress | None = None,
 ) -> PrepareReport:
     """Decode every clip's sound into a waveform cache, or find that this is done already.
 
     Killed, it goes on where it was when called again; called twice at once, the second call waits
-    for the first. By default it decodes on all cores.
+    for the first. By default it decodes on all cores. With `anew` it takes the place of the cache
+    that is there, whose readers keep their open files.
 
     Raises:
         DataError: the data can't be used, or the cache can't be written.
@@ -68,11 +72,12 @@ def prepare(
     dataset = read_dataset(root)
     settings = DecodeSettings(sample_rate, notebook_images)
     cache = cache_root / _fingerprint_inputs(dataset.clips, settings)
-    index = _find_index(cache)
+    index = None if anew else _find_index(cache)
     reused = index is not None
     if index is None:
         with _explain_failure(cache_root), _locked(cache):
-            index = _find_index(cache)  # another prepare may have made it meanwhile
+            # Another prepare may have made it meanwhile.
+            index = None if anew else _find_index(cache)
             reused = index is not None
             if index is None:
                 num_processes = num_processes or len(os.sched_getaffinity(0))
@@ -88,7 +93,7 @@ def _build(
     progress: Progress | None,
 ) -> Index:
     with PartialCache(
-        cache.with_suffix(".partial"), with_images=settings.notebook_images
+        cache.with_suffix(".partial"), len(dataset.clips), with_images=settings.notebook_images
     ) as partial:
         todo = [clip.path for clip in dataset.clips[len(partial.entries) :]]
         with closing(decode_all(todo, settings, min(num_processes, len(todo) or 1))) as outcomes:
@@ -105,9 +110,11 @@ def _build(
 def _make_index(dataset: Dataset, settings: DecodeSettings, entries: Sequence[Entry]) -> Index:
     fates = list(zip(dataset.clips, entries, strict=True))
     kept = [(clip, entry) for clip, entry in fates if not entry.reason]
+    checksums = {WAVEFORM_FILE: [part for _, entry in kept for part in entry.sample_checksums]}
+    if settings.notebook_images:
+        checksums[IMAGE_FILE] = [part for _, entry in kept for part in entry.image_checksums]
     return Index(
-        format=FORMAT,
-        root=str(dataset.root.resolve()),
+        root=os.fsencode(dataset.root.resolve()).decode("utf-8", "backslashreplace"),
         data_fingerprint=_fingerprint_data(kept, settings),
         sample_rate=settings.sample_rate,
         notebook_images=settings.notebook_images,
@@ -115,6 +122,7 @@ def _make_index(dataset: Dataset, settings: DecodeSettings, entries: Sequence[En
         names=[clip.name for clip, _ in kept],
         targets=[clip.target for clip, _ in kept],
         num_samples=[entry.num_samples for _, entry in kept],
+        checksums=checksums,
         rejects=[(clip.split, clip.name, entry.reason) for clip, entry in fates if entry.reason],
         warnings=_compare_sounds(kept),
     )
@@ -132,7 +140,7 @@ def _require_clips(index: Index) -> None:
 
 def _fingerprint_inputs(clips: Sequence[Clip], settings: DecodeSettings) -> str:
     """Return a digest of what `stat` and the labels say: equal means nothing was touched."""
-    digest = hashlib.sha256(json.dumps([FORMAT, MAX_SECONDS, asdict(settings)]).encode())
+    digest = hashlib.sha256(json.dumps([CONTENT_VERSION, MAX_SECONDS, asdict(settings)]).encode())
     for clip in clips:
         try:
             status = os.stat(clip.path)  # noqa: PTH116, twice as fast
@@ -150,7 +158,9 @@ def _fingerprint_data(kept: Sequence[tuple[Clip, Entry]], settings: DecodeSettin
 
     Of the files' bytes, not of the samples: decoders may differ in the last bit between processors.
     """
-    digest = hashlib.sha256(json.dumps([FORMAT, MAX_SECONDS, settings.sample_rate]).encode())
+    digest = hashlib.sha256(
+        json.dumps([CONTENT_VERSION, MAX_SECONDS, settings.sample_rate]).encode()
+    )
     for clip, entry in kept:
         facts = [clip.split, clip.name, clip.target, entry.source_digest]
         digest.update(json.dumps(facts).encode())
@@ -178,9 +188,11 @@ def _compare_sounds(kept: Sequence[tuple[Clip, Entry]]) -> list[str]:
 def _find_index(cache: Path) -> Index | None:
     """Return the index of a whole cache, or None if it has to be made (anew)."""
     try:
-        return read_index(cache)
+        index = read_index(cache)
+        check_sizes(cache, index)
     except DataError:
         return None
+    return index
 
 
 @contextmanager

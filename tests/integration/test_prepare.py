@@ -17,9 +17,10 @@ from tests.media import (
     write_silent_picture,
 )
 from trainer.audio import decode_mono
-from trainer.cache import WaveformCache, find_cache, join, list_caches, prepare
+from trainer.cache import WaveformCache, find_cache, join, list_caches, list_damaged, prepare
 from trainer.dataset import Reject
-from trainer.errors import DataError
+from trainer.errors import CacheDamagedError, DataError
+from trainer.images import StoredImages
 from trainer.index import INDEX_FILE, WAVEFORM_FILE
 from trainer.notebook_image import notebook_image
 
@@ -50,7 +51,7 @@ def test_cache_holds_each_clips_sound_label_and_image(data: Path, root: Path) ->
             at_16k_T, at_22k_T = decode_mono(data / f"{split}set" / name, [16_000, 22_050])
             assert np.array_equal(clips.waveform(index) / 32768, at_16k_T)
             assert clips.images is not None
-            assert np.array_equal(clips.images[index], notebook_image(at_22k_T))
+            assert np.array_equal(clips.images[np.array([index])][0], notebook_image(at_22k_T))
     assert seen == [(done, 8) for done in range(1, 9)]
     assert not report.reused
     assert (report.rejects, report.warnings) == ((), ())
@@ -150,13 +151,29 @@ def test_damaged_cache_is_refused_and_made_anew_by_prepare(
         case "index":
             os.truncate(index, index.stat().st_size // 2)
         case "format":
-            index.write_text(index.read_text().replace('"format":1', '"format":0'))
-    with pytest.raises(DataError, match="run melsearch prepare again"):
+            index.write_text(index.read_text().replace('"format":2', '"format":1'))
+    with pytest.raises(DataError, match=r"run .?melsearch prepare"):
         WaveformCache.open(report.cache)
     assert list_caches(root) == []
+    [(path, _, fault)] = list_damaged(root)
+    assert path == report.cache
+    with pytest.raises(CacheDamagedError, match=r"no cache of the data .* is whole") as refusal:
+        find_cache(root, report.data_fingerprint)
+    assert fault in str(refusal.value)
     again = prepare(data, root, num_processes=1, notebook_images=False)
     assert not again.reused
     assert WaveformCache.open(again.cache).data_fingerprint == report.data_fingerprint
+
+
+def test_damage_to_other_data_is_not_told(data: Path, root: Path) -> None:
+    """A damaged cache is no reason to refuse a whole one, or to hide that there is none."""
+    first = prepare(data, root, num_processes=1, notebook_images=False)
+    write_labels(data, "val", {"000.wav": 1, "001.wav": 1, "002.wav": 0, "003.wav": 0})
+    second = prepare(data, root, num_processes=1, notebook_images=False)
+    (first.cache / WAVEFORM_FILE).unlink()
+    assert [entry.path for entry in list_caches(root)] == [second.cache]
+    assert find_cache(root, second.data_fingerprint) == second.cache
+    assert find_cache(root, "0") is None
 
 
 def test_missing_cache_names_the_command_that_makes_it(tmp_path: Path) -> None:
@@ -166,20 +183,20 @@ def test_missing_cache_names_the_command_that_makes_it(tmp_path: Path) -> None:
     assert find_cache(tmp_path / "nowhere", "0") is None
 
 
-def test_joined_splits_copy_neither_samples_nor_images(data: Path, root: Path) -> None:
-    """Training on both splits reads the same pages of the same files."""
+def test_joined_splits_read_the_same_files(data: Path, root: Path) -> None:
+    """Training on both splits copies neither samples nor images."""
     cache = WaveformCache.open(prepare(data, root, num_processes=1).cache)
     train, val = cache.split("train"), cache.split("val")
     both = join(train, val)
     assert both.names == train.names + val.names
     assert np.array_equal(both.waveform(5), val.waveform(1))
-    assert both.images is not None
-    assert cache.images is not None
-    assert np.array_equal(both.images, cache.images)
-    assert np.shares_memory(both.images, cache.images)
     backward = join(val, train)
-    assert backward.images is not None
-    assert np.array_equal(backward.images[4:], cache.images[:4])
+    images = [clips.images for clips in (both, backward, val, train)]
+    assert all(isinstance(stored, StoredImages) for stored in images)
+    both_N, backward_N = (stored[np.arange(8)] for stored in images[:2])
+    val_N, train_N = (stored[np.arange(4)] for stored in images[2:])
+    assert np.array_equal(both_N, np.concatenate([train_N, val_N]))
+    assert np.array_equal(backward_N, np.concatenate([val_N, train_N]))
     other = WaveformCache.open(cache.path)
     with pytest.raises(ValueError, match="of one cache"):
         join(train, other.split("val"))

@@ -15,12 +15,13 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from search.document import is_deep, read_document
+from search.document import read_document
 from search.errors import ConfigError
 from search.faults import describe, dotted, shown, unknown_key
 from search.parameter import CategoricalParameter, FloatParameter, IntParameter, Parameter
 from search.rules import Draft, baseline_values, find_faults
 from trainer.config import TrainConfig
+from trainer.nesting import is_deep
 
 Objective = Literal["accuracy", "auc"]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from search.errors import ConfigError
 
-MAX_DEPTH = 16
-
 
 def read_document(path: Path) -> dict[str, object]:
     """Read a TOML file.
@@ -27,11 +25,3 @@ def read_document(path: Path) -> dict[str, object]:
         raise ConfigError(f"nested too deeply ({path.name})") from None
     except ValueError as error:  # TOMLDecodeError, and numbers with too many digits
         raise ConfigError(f"not TOML: {error} ({path.name})") from error
-
-
-def is_deep(value: object, depth: int = MAX_DEPTH) -> bool:
-    """Return whether `value` is nested so deeply that pydantic or repr might not come back."""
-    if not isinstance(value, dict | list):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return depth == 0 or any(is_deep(part, depth - 1) for part in inner)

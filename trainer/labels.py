@@ -3,10 +3,14 @@
 import csv
 import io
 import posixpath
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+_brief = reprlib.Repr()
+_brief.maxstring, _brief.maxlist = 200, 20
+_shown = _brief.repr
 TARGETS = {"0": 0, "1": 1, "real": 0, "fake": 1}
 
 
@@ -44,16 +48,18 @@ def read_labels(path: Path) -> LabelFile:
     for line, (name, label) in _read_columns(path, ("video_name", "target"), table):
         target = TARGETS.get(label.strip().lower())
         if target is None:
-            table.blame(line, f"target must be 0, 1, real or fake, got {label!r}")
+            table.blame(line, f"target must be 0, 1, real or fake, got {_shown(label)}")
             continue
         row = LabelRow(line, name, target)
         earlier = seen.setdefault(posixpath.normpath(name), row)
         if earlier is row:
             table.rows.append(row)
         elif earlier.target == target:
-            table.warnings.append(f"{path.name}, line {line}: {name!r} again, as in {earlier.line}")
+            again = f"{_shown(name)} again, as in {earlier.line}"
+            table.warnings.append(f"{path.name}, line {line}: {again}")
         else:
-            table.blame(line, f"{name!r} is {target}, but {earlier.target} in line {earlier.line}")
+            there = f"{earlier.target} in line {earlier.line}"
+            table.blame(line, f"{_shown(name)} is {target}, but {there}")
     if not table.rows and not table.faults:
         table.faults.append(f"{path.name}: has no rows below its header")
     return table
@@ -77,16 +83,18 @@ def _read_columns(
     missing = [column for column in columns if header.count(column) != 1]
     if missing:
         if not table.faults:
-            table.blame(1, f"needs one column {' and one '.join(missing)}, got {header}")
+            needed = " and one ".join(missing)
+            table.blame(1, f"needs one column {needed}, got {_shown(header)}")
         return
     places = [header.index(column) for column in columns]
     for line, fields in lines:
         if len(fields) != len(header):
-            table.blame(line, f"has {len(fields)} fields, the header {len(header)}: {fields!r}")
+            counts = f"{len(fields)} fields, the header {len(header)}"
+            table.blame(line, f"has {counts}: {_shown(fields)}")
             continue
         values = [fields[place] for place in places]
         if fault := _find_name_fault(values[0]):
-            table.blame(line, f"video_name {fault}, got {values[0]!r}")
+            table.blame(line, f"video_name {fault}, got {_shown(values[0])}")
         else:
             yield line, values
 

@@ -136,7 +136,7 @@ def test_same_data_elsewhere_have_the_same_fingerprint(data: Path, tmp_path: Pat
     assert first.data_fingerprint == second.data_fingerprint
 
 
-@pytest.mark.parametrize("spoil", ["truncate", "unlink", "index", "format"])
+@pytest.mark.parametrize("spoil", ["truncate", "unlink", "index", "label", "format"])
 def test_damaged_cache_is_refused_and_made_anew_by_prepare(
     data: Path, root: Path, spoil: str
 ) -> None:
@@ -150,6 +150,8 @@ def test_damaged_cache_is_refused_and_made_anew_by_prepare(
             waveforms.unlink()
         case "index":
             os.truncate(index, index.stat().st_size // 2)
+        case "label":
+            index.write_text(index.read_text().replace('"targets":[0,', '"targets":[1,'))
         case "format":
             index.write_text(index.read_text().replace('"format":2', '"format":1'))
     with pytest.raises(DataError, match=r"run .?melsearch prepare"):

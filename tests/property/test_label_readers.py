@@ -3,12 +3,14 @@
 import csv
 import io
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from hypothesis import example, given
+import pytest
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trainer.labels import TARGETS, LabelFile, read_labels
+from trainer.labels import TARGETS, LabelFile, read_labels, read_names
 
 FORBIDDEN = "/\\:\0"
 NAMES = st.text(
@@ -18,11 +20,11 @@ LABELS = st.sampled_from([*TARGETS, "Real", "FAKE", " 1", "0 "])
 TABLES = st.dictionaries(NAMES, LABELS, min_size=1, max_size=30)
 
 
-def read(data: bytes) -> LabelFile:
+def read(data: bytes, reader: Callable[[Path], LabelFile] = read_labels) -> LabelFile:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trainset_label.txt"
         path.write_bytes(data)
-        return read_labels(path)
+        return reader(path)
 
 
 def write(table: dict[str, str], line_end: str = "\n") -> str:
@@ -50,10 +52,44 @@ def test_what_a_csv_writer_wrote_is_read_back(
 def test_any_bytes_give_rows_or_faults_and_never_a_crash(body: bytes) -> None:
     """No content of a label file raises, and none passes without a word."""
     for data in (body, b"video_name,target\n" + body):
-        table = read(data)
-        assert table.rows or table.faults
-        "".join(table.faults + table.warnings).encode()  # can be printed
-        assert all(row.target in (0, 1) for row in table.rows)
+        require_told(read(data))
+
+
+@given(TABLES.map(lambda table: write(table).encode()), st.data())
+@settings(deadline=None)
+def test_overwritten_file_gives_rows_or_faults(content: bytes, data: st.DataObject) -> None:
+    """A sound file, cut off or overwritten anywhere, is read as far as it is sound, or told."""
+    begin = data.draw(st.integers(0, len(content)))
+    fresh = data.draw(st.binary(max_size=6) | st.sampled_from([b'"', b"\0", b"\r", b",,", b"\xff"]))
+    content = content[:begin] + fresh + content[data.draw(st.integers(begin, len(content))) :]
+    require_told(read(content))
+    assert all(row.target == 0 for row in read(content, read_names).rows)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"video_name,target\n" + b"x" * 200_000 + b",1\n",
+        b'video_name,target\n"' + b"x,1\n" * 50_000,
+        b"video_name,target\n" + b"," * 200_000 + b"\n",
+        b"," * 200_000,
+        b"video_name,target\na," + b"9" * 5000 + b"\n",
+        b"video_name,target\n" + b"a/" * 5000 + b"b,1\n",
+    ],
+    ids=["name", "quote", "fields", "header", "target", "path"],
+)
+def test_huge_fields_are_told(content: bytes) -> None:
+    """What no spreadsheet ever wrote is a fault or a row, and fills no screen."""
+    table = read(content)
+    require_told(table)
+    assert all(len(fault) < 6000 for fault in table.faults)
+
+
+def require_told(table: LabelFile) -> None:
+    """No file passes without a word, and what is said can be printed."""
+    assert table.rows or table.faults
+    "".join(table.faults + table.warnings).encode()
+    assert all(row.target in (0, 1) for row in table.rows)
 
 
 @given(TABLES, st.sets(st.integers(0, 29)), st.sampled_from(["2", "-1", "1.0", "true", "", "nan"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -194,6 +195,20 @@ def test_any_bytes_are_read_or_refused(content: bytes, data: st.DataObject) -> N
             read_study(path)
         except ConfigError as error:
             assert "study.toml" in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["trials = " + "[" * 5000, "trials = " + "{a = " * 5000, f"trials = {'9' * 5000}"]
+    + [f"{key} = 0x{'f' * 9000}" for key in ("trials", "name", "training.lr", "baseline.lr")]
+    + [f"[space.lr]\ntype = 'float'\nlow = 0x{'f' * 9000}\nhigh = 1"],
+)
+def test_deep_arrays_and_giant_numbers_are_refused(tmp_path: Path, text: str) -> None:
+    """They end no reader, and fill no screen."""
+    (tmp_path / "study.toml").write_text(text)
+    with pytest.raises(ConfigError) as refusal:
+        read_study(tmp_path / "study.toml")
+    assert len(str(refusal.value)) < 2000
 
 
 @given(st.integers(1, 5000), st.sampled_from(["space", "training", "a", "space.lr.type"]))

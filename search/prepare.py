@@ -12,6 +12,7 @@ from search.progress import show_progress
 from trainer.prepare import PrepareReport, prepare
 
 MAX_NAMED = 3
+"""Of the clips in one line; dots stand for the others."""
 
 
 def prepare_data(

@@ -102,6 +102,7 @@ class WaveformCache:
     clips: tuple[CachedClip, ...]
     samples_S: NDArray[np.int16] | CheckedFile
     images: CheckedFile | None
+    """The notebook's, or None if the cache was made without."""
 
     @classmethod
     def open(cls, path: Path, *, data_fingerprint: str | None = None) -> Self:

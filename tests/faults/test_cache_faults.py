@@ -4,19 +4,25 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.command import Result, environment, run, succeed
+from search.config import parse_study
+from search.create import create_from_file
+from search.errors import ConfigError
+from search.home import Home
+from storage.database import Database, parse_url
+from tests.command import TINY_STUDY, Result, environment, run, succeed
 from tests.media import make_tone, small_clips, write_dataset, write_media
 from trainer.blocks import BLOCK_BYTES
 from trainer.cache import ClipSet, WaveformCache, find_damage, list_caches
 from trainer.errors import CacheDamagedError
-from trainer.index import IMAGE_BYTES, IMAGE_FILE, WAVEFORM_FILE
+from trainer.index import IMAGE_BYTES, IMAGE_FILE, INDEX_FILE, WAVEFORM_FILE
 
 FIX = "run `melsearch prepare DATA --verify --sample-rate 16000`, which mends it"
 LONG = "000.wav"
@@ -159,10 +165,12 @@ def test_flipped_bit_is_told_with_its_clip_and_mended(folder: Path, cache: Path)
 
 
 def test_whole_cache_is_verified(folder: Path, cache: Path) -> None:
-    """`--verify` says that all is well, and builds nothing."""
-    result = verify(folder)
-    assert (result.code, "cache verified" in result.out) == (0, True), result
-    assert "cache unchanged" in result.out
+    """`--verify` says that all is well, and builds nothing; a study's cache too."""
+    (folder / "study.toml").write_text(TINY_STUDY)
+    for options in ([], ["--study", "study.toml"]):
+        told = succeed(folder, "prepare", "data", "--verify", *options)
+        assert "cache verified: every clip is as it was written" in told
+        assert "cache unchanged" in told
 
 
 def test_damaged_image_is_told_with_its_clip(cache: Path) -> None:
@@ -193,20 +201,19 @@ def test_window_reads_no_block_that_it_does_not_touch(cache: Path) -> None:
         damaged.read_window(0, len(whole) - 20, window_T)
 
 
-def test_file_that_vanishes_while_it_is_opened_is_told(cache: Path) -> None:
-    """Data files that aren't readable are damage like any other."""
-    (cache / WAVEFORM_FILE).unlink()
-    with pytest.raises(CacheDamagedError, match="No such file or directory, expected"):
-        WaveformCache.open(cache)
-
-
 def test_old_format_is_told_and_built_anew(folder: Path, cache: Path) -> None:
-    """A cache of an older version is replaced in its place."""
-    index = cache / "index.json"
+    """Who looks for the cache reads what is wrong with it; `prepare` builds it in its place."""
+    data_fingerprint = WaveformCache.open(cache).data_fingerprint
+    index = cache / INDEX_FILE
     index.write_text(index.read_text().replace('"format":2', '"format":1'))
-    study = folder / "study.toml"
-    study.write_text('name = "tiny"\ntrials = 1\n[space.lr]\ntype = "float"\nlow = 1\nhigh = 2\n')
-    result = run(folder, "create", "study.toml")
+    (folder / "best.toml").write_text(f'origin.data_fingerprint = "{data_fingerprint}"')
+    result = run(folder, "train", "best.toml")
+    assert result.code == 1
+    assert f"no cache of the data {data_fingerprint} is whole:" in result.err
     assert "has format 1, this version reads 2; run melsearch prepare again" in result.err
+    with closing(Database(parse_url("postgresql://nobody@localhost/none", {}))) as database:
+        config = parse_study(tomllib.loads(TINY_STUDY), "study.toml")
+        with pytest.raises(ConfigError, match="has format 1"):
+            create_from_file(config, None, Home(folder / ".melsearch"), database)
     assert "cache built" in succeed(folder, "prepare", "data")
     assert [entry.path for entry in list_caches(cache.parent)] == [cache]

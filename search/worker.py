@@ -28,6 +28,7 @@ from storage.leases import Leases
 from storage.schema import forget_old_commits
 from trainer.cache import WaveformCache, find_cache, list_caches
 from trainer.device import count_threads
+from trainer.errors import CacheDamagedError
 from trainer.loop import Ending, EpochResult, FitResult, fit
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class Worker:
                 result = self._fit(claimed, still, reporter)
         except StorageError:
             raise
-        except OSError as error:
+        except (OSError, CacheDamagedError) as error:
             # This host's fault, not the trial's: it is given back for another to train.
             until_told(lambda: self.leases.release(claimed.lease), self.stop)
             raise WorkerFailedError(f"this host can't train: {error}") from error

@@ -26,6 +26,7 @@ from tests.faults.workers import (
     tiny_study,
 )
 from tests.media import small_clips, write_dataset
+from tests.waiting import wait_until
 from trainer.cache import prepare
 
 EPOCHS = TRAINING["epochs"]
@@ -118,16 +119,18 @@ def test_stopped_worker_gives_its_trial_back(study: Study, crew: Crew) -> None:
 def test_terminated_connections_stop_no_training(
     study: Study, crew: Crew, database: Database
 ) -> None:
-    """pg_terminate_backend of all connections: the training goes on and all reports arrive."""
+    """pg_terminate_backend of a connection in use: the training goes on and all reports arrive."""
     worker = crew.start()
     terminate = sa.text(
         "select count(pg_terminate_backend(pid)) from pg_stat_activity "
         "where datname = current_database() and pid <> pg_backend_pid()"
     )
-    for epoch in (2, 5, 8):
-        worker.wait_for_epoch(epoch)
-        with database.engine.begin() as connection:
-            assert connection.execute(terminate).scalar()
+    # Each look is a transaction of its own, as one sees the same sessions to its end; a worker has
+    # one only while it says something.
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for epoch in (2, 5, 8):
+            worker.wait_for_epoch(epoch)
+            wait_until(lambda: connection.execute(terminate).scalar(), poll_seconds=0.001)
     assert worker.wait() == 0
     assert_whole(study)
     assert len(worker.events("trial_started")) == 1

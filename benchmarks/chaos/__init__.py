@@ -1,0 +1,1 @@
+"""A seeded storm over one study, beside plain Optuna in the same storm: `make chaos`."""

@@ -40,9 +40,7 @@ class Cutter:
         self.num_commits_cut = 0
         self.trap: _CommitTrap | None = None
         self.messages_left: int | None = None
-        self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
-        self._flow = asyncio.Event()
         self._links: set[_Link] = set()
 
     @property
@@ -123,6 +121,7 @@ class Cutter:
         await asyncio.sleep(0)  # for the transports to close
 
     def __enter__(self) -> "Cutter":
+        self._loop, self._flow = asyncio.new_event_loop(), asyncio.Event()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.hold(False)

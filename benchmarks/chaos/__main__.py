@@ -20,8 +20,10 @@ import typer
 from benchmarks.chaos.arm import Arm, Storm, arm_in
 from benchmarks.chaos.calm import compare
 from benchmarks.chaos.evidence import gather
+from benchmarks.chaos.keep import keep_evidence
 from benchmarks.chaos.report import judge, write_report
 from benchmarks.chaos.stage import make_cache
+from benchmarks.chaos.timeline import timeline
 from benchmarks.chaos.weather import Event, forecast
 from trainer.cache import find_cache
 
@@ -42,6 +44,9 @@ def main(
     pause: Annotated[float, typer.Option(help="Seconds between two events, on average.")] = 6.0,
     patience: Annotated[float, typer.Option(help="Minutes to end in, after the storm.")] = 15.0,
     compared: Annotated[int, typer.Option(help="Most calm trainings for each arm.")] = 120,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep logs and audit if all holds, too.")] = (
+        False
+    ),
     out: Annotated[Path | None, typer.Option(help="The report, Markdown.")] = None,
 ) -> None:
     """Let a storm come over our search and over plain Optuna, and say what is left."""
@@ -61,7 +66,12 @@ def main(
         show("the same trainings in calm weather")
         differences = compare(found, cache, seed, compared)
         verdicts = [judge(*pair) for pair in zip(found, differences, strict=True)]
-    print(write_report(out or Path(f"build/chaos-{seed}.md"), storm, verdicts))
+        report = out or Path(f"build/chaos-{seed}.md")
+        report.parent.mkdir(parents=True, exist_ok=True)
+        report.with_suffix(".svg").write_text(timeline(found))
+        if not verdicts[0].holds or keep:
+            keep_evidence(found, report.with_suffix(""))
+    print(write_report(report, storm, verdicts))
     raise typer.Exit(0 if verdicts[0].holds else 1)
 
 

@@ -70,7 +70,6 @@ def to_markdown(storm: Storm, verdicts: list[Verdict]) -> str:
 def write_report(path: Path, storm: Storm, verdicts: list[Verdict]) -> str:
     """Write the report and its JSON; return the former."""
     text = to_markdown(storm, verdicts)
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     content = {"storm": asdict(storm), "cores": os.cpu_count(), "arms": [*map(asdict, verdicts)]}
     path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")

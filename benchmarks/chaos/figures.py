@@ -39,6 +39,7 @@ def figures(evidence: Evidence) -> dict[str, float | int | str]:
             f"{num_lost} ({_share(num_lost, num_epochs)})"
         ),
         "longest gap in reports, seconds": round(longest_gap(evidence), 1),
+        "trials that ended well a minute": round(ended_well / _minutes(evidence), 2),
         "starts of a worker": len(lives),
         "left with exit code 0": sum(life.code == 0 for life in lives),
         "killed by a signal": sum((life.code or 0) < 0 for life in lives),
@@ -60,6 +61,12 @@ def longest_gap(evidence: Evidence) -> float:
     pairs = (pair for found in times.values() for pair in pairwise(found))
     gaps = (later - sooner for sooner, later in pairs if later > first and sooner < last)
     return max(gaps, default=0.0)
+
+
+def _minutes(evidence: Evidence) -> float:
+    """Return how long the arm had workers, from the storm's beginning on."""
+    ends = [life.ended for life in evidence.arm.exposed.crew.lives if life.ended is not None]
+    return (max(ends) - evidence.arm.span[0]) / 60
 
 
 def _num_useful(study: StudyEvidence) -> int:

@@ -56,6 +56,7 @@ def main(
     events = list(forecast(seed, storm.seconds, workers, pause))
     with tempfile.TemporaryDirectory(prefix="melsearch-chaos-") as name:
         folder = Path(name)
+        folder.chmod(0o711)  # root's server runs as a user of its own, who has to get through
         fingerprint = make_cache(folder / "data", folder / "cache")
         with arms_in(folder, fingerprint, storm) as arms:
             join(arms)

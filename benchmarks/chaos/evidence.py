@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -49,21 +48,8 @@ class Evidence:
     arm: Arm
     studies: list[StudyEvidence]
     changes: list[Change]
-
-    @cached_property
-    def names(self) -> dict[int, tuple[str, int]]:
-        """Which study's trial of which number has this id; all that there ever were."""
-        studies = {row[0]: row[1] for row in self._study_rows}
-        found = {}
-        for change in self.of("trials"):
-            row = change.row
-            found[row["trial_id"]] = (studies[row["study_id"]], row["number"])
-        return found
-
-    @cached_property
-    def _study_rows(self) -> list[tuple[int, str]]:
-        statement = "select study_id, study_name from studies"
-        return [(row[0], row[1]) for row in self.arm.exposed.server.query(statement)]
+    names: dict[int, tuple[str, int]]
+    """Of each trial that there ever was, by its id: its study and its number there."""
 
     def of(self, *sources: str) -> Iterator[Change]:
         """Yield the changes of these tables, in their order."""
@@ -76,10 +62,14 @@ def gather(arm: Arm) -> Evidence:
     storage = database.optuna_storage()
     studies = [_gather_study(storage, held) for held in arm.rounds]
     database.close()
-    storage.engine.dispose()
-    evidence = Evidence(arm, studies, read(arm.exposed.server))
-    assert evidence.names  # read now: the server is gone when it is needed
-    return evidence
+    changes = read(arm.exposed.server)
+    return Evidence(arm, studies, changes, _names(arm, changes))
+
+
+def _names(arm: Arm, changes: list[Change]) -> dict[int, tuple[str, int]]:
+    studies = dict(arm.exposed.server.query("select study_id, study_name from studies"))
+    rows = [change.row for change in changes if change.source == "trials"]
+    return {row["trial_id"]: (studies[row["study_id"]], row["number"]) for row in rows}
 
 
 def _gather_study(storage: optuna.storages.RDBStorage, held: Round) -> StudyEvidence:
@@ -90,7 +80,7 @@ def _gather_study(storage: optuna.storages.RDBStorage, held: Round) -> StudyEvid
 
 
 def _epochs(log: str) -> Iterator[tuple[int, int]]:
-    for line in log.split("\n"):
-        if '"epoch_ended"' in line and line.endswith("}"):  # a killed worker's last may be cut
+    for line in log.split("\n")[:-1]:  # a killed worker's last may be cut
+        if line.startswith("{") and '"epoch_ended"' in line:
             event = json.loads(line)
             yield event["trial"], event["epoch"]

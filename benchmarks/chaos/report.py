@@ -96,7 +96,7 @@ def _event_rows(verdicts: list[Verdict]) -> list[str]:
 def _holds(breaches: list[str] | None) -> str:
     if breaches is None:
         return "does not apply"
-    return f"**broken {len(breaches)} times**" if breaches else "holds"
+    return f"**broken** ({len(breaches)})" if breaches else "holds"
 
 
 def _row(name: str, cells: list[object]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_SIZE = "512m"
+_SIZE = "1g"
 _CHUNKS_BYTES = (16 << 20, 1 << 20, 1 << 16, 1 << 12)
 
 

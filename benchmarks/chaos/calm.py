@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks.chaos.evidence import Evidence, StudyEvidence
+from trainer.cache import WaveformCache
 from trainer.config import TrainConfig
+from trainer.loop import fit
 
 _PROCESSES = 2
 Found = tuple[StudyEvidence, FrozenTrial]
@@ -19,7 +22,8 @@ Found = tuple[StudyEvidence, FrozenTrial]
 def compare(all_evidence: list[Evidence], cache: Path, seed: int, most: int) -> list[list[str]]:
     """Train up to `most` trials of each arm that ended well again; return what differs in each."""
     samples = [_sample(evidence, seed, most) for evidence in all_evidence]
-    with ProcessPoolExecutor(_PROCESSES, multiprocessing.get_context("spawn")) as pool:
+    # Forked, as torch is loaded here and has computed nothing yet: loading takes longer than a fit.
+    with ProcessPoolExecutor(_PROCESSES, multiprocessing.get_context("fork")) as pool:
         calms = [
             pool.map(
                 train_calmly,
@@ -47,11 +51,6 @@ def _sample(evidence: Evidence, seed: int, most: int) -> list[Found]:
 
 def train_calmly(config: TrainConfig, num_epochs: int, objective: str, cache: Path) -> list[float]:
     """Return the objective after each of the first epochs. Runs in a process of its own."""
-    import torch
-
-    from trainer.cache import WaveformCache
-    from trainer.loop import fit
-
     torch.set_num_threads(1)
     clips = WaveformCache.open(cache)
     with tempfile.TemporaryDirectory(prefix="melsearch-calm-") as folder:

@@ -24,7 +24,7 @@ _TRAINING: dict[str, Any] = {
     "hop_length": 64,
     "n_mels": 32,
     "batch_size": 8,
-    "epochs": 80,
+    "epochs": 60,
     "optimizer": "adam",
 }
 _BASELINE = _TRAINING | {"frontend": "logmel", "augmentation": "none", "weights": "none"}
@@ -39,7 +39,7 @@ def storm_study(name: str, trials: int, seed: int) -> StudyConfig:
         "seed": seed % 2**31,
         "max_failed_trials": 1000,
         "sampler": {"name": "random"},
-        "pruner": {"name": "asha", "min_epochs": 20, "reduction": 2},
+        "pruner": {"name": "asha", "min_epochs": 15, "reduction": 2},
         "lease": {
             "ttl_seconds": TTL_SECONDS,
             "renew_seconds": RENEW_SECONDS,

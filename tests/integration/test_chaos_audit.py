@@ -121,8 +121,8 @@ def test_breach_after_the_end_is_found(arm: Arm, deed: str, invariants: set[str]
         (
             "insert into trial_intermediate_values "
             "(trial_id, step, intermediate_value, intermediate_value_type) "
-            "select trial_id, 81, 0.5, 'FINITE' from trials",
-            "delete from trial_intermediate_values where step = 81",
+            "select trial_id, 1000, 0.5, 'FINITE' from trials",
+            "delete from trial_intermediate_values where step = 1000",
             {"only_holders_write", "no_report_is_altered"},
         ),
     ],

@@ -19,7 +19,7 @@ from search.errors import (
     StudyError,
 )
 from search.logs import configure_logging
-from storage.errors import DatabaseRefusedError, StorageError
+from storage.errors import DatabaseRefusedError, DatabaseUnavailableError, StorageError
 from trainer.errors import DeviceError, RecipeError, TrainerError, TrainingStoppedError
 
 if TYPE_CHECKING:
@@ -165,9 +165,14 @@ def worker(
     leave_with_parent(parent)
     home = find_home()
     with connect(home) as database:
-        opened = open_study(database, study)
-        wish = SlotWish(device, workers_per_gpu)
-        run_worker(opened, home, wish, stop, allow_mismatch=allow_mismatch)
+        database.wait_until(stop)
+        try:
+            opened = open_study(database, study)
+            wish = SlotWish(device, workers_per_gpu)
+            run_worker(opened, home, wish, stop, allow_mismatch=allow_mismatch)
+        except DatabaseUnavailableError:  # nothing is held that would not end by itself
+            if not stop.is_set():
+                raise
 
 
 @app.command()

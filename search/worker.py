@@ -24,7 +24,8 @@ from search.vacancy import SlotWish
 from search.version import check_versions, trained_by
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLostError, StorageError
-from storage.leases import Leases
+from storage.leases import Lease, Leases
+from storage.outage import persist
 from storage.schema import forget_old_commits
 from trainer.cache import WaveformCache, find_cache, list_caches
 from trainer.device import count_threads
@@ -234,11 +235,10 @@ def run_worker(
         StudyFailedError: too many trials have failed.
         GpuLostError: the GPU can't be used any more.
         WorkerFailedError: the files can't be read or written here.
-        DatabaseUnavailableError: at the start; later outages are waited out.
+        DatabaseUnavailableError: `stop` was set in an outage, before this worker had joined.
     """
     check_versions(study.name, study.contract, allow_mismatch)
     cache = open_cache(study, home.cache)
-    study.database.stop = stop
     lease = study.config.lease
     leases, trouble = Leases(study.database, lease.ttl_seconds), Trouble()
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -271,9 +271,13 @@ def run_worker(
 @contextmanager
 def _present(study: Study, leases: Leases, keeper: Keeper, name: str) -> Iterator[None]:
     """Let the study know that this worker is there, waiting or training, while the block runs."""
-    leases.sweep(worker_prefix(study.name))  # of those that died
-    forget_old_commits(study.database)
-    presence = leases.take(worker_prefix(study.name) + name, name)
+
+    def join() -> Lease | None:
+        leases.sweep(worker_prefix(study.name))  # of those that died
+        forget_old_commits(study.database)
+        return leases.take(worker_prefix(study.name) + name, name)
+
+    presence = persist(join, study.database.stop)
     if presence is None:
         raise SearchError(f"another worker is called {name}; start this one again")
     try:

@@ -74,6 +74,11 @@ class Database:
     def __str__(self) -> str:
         return self.url.render_as_string(hide_password=True)
 
+    def wait_until(self, stop: threading.Event) -> None:
+        """Wait outages out until `stop` is set, also one that lasts from the start on."""
+        self.stop = stop
+        self.outage.is_patient = True
+
     @contextmanager
     def connection(self) -> Iterator[sa.Connection]:
         """Use one connection for all that this thread does in the block.
@@ -134,11 +139,22 @@ class Database:
         if self._here.connection is not None:
             return operation()
         if not self.outage.was_reached:
-            with self.connection():
-                pass
+            self._reach()
         result = persist(operation, self.stop)
         self.outage.ends()
         return result
+
+    def _reach(self) -> None:
+        """Connect for the first time; a wrong password or name is told at once, in any case."""
+
+        def connect() -> None:
+            with self.connection():
+                pass
+
+        if self.outage.is_patient:
+            persist(connect, self.stop, (DatabaseUnavailableError,))
+        else:
+            connect()
 
     # What Optuna's sessions share with our own transactions.
 

@@ -13,7 +13,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from storage.errors import DatabaseRefusedError, DatabaseUnavailableError
+from storage.errors import DatabaseRefusedError, DatabaseUnavailableError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ class Outage:
     """Whether the database is lost, as all threads of this process see it together."""
 
     def __init__(self) -> None:
+        self.is_patient = False
+        """Whether a database that has never answered is waited for, as by those who stay long."""
         self._lock = Lock()
         self._was_reached = False
         self._lasts = False
@@ -49,23 +51,29 @@ class Outage:
             logger.warning("database_back")
 
     def begins(self, reason: str) -> None:
-        """Note that it didn't; who has never reached it says so in other ways."""
+        """Note that it didn't; who doesn't wait for it says so in other ways."""
         with self._lock:
-            is_news, self._lasts = self._was_reached and not self._lasts, self._was_reached
+            is_news = not self._lasts and (self._was_reached or self.is_patient)
+            self._lasts = self._lasts or is_news
         if is_news:
             logger.warning("database_lost", extra={"reason": reason})
 
 
-def persist(operation: Callable[[], T], stop: Event) -> T:
+_OUTAGES = (DatabaseUnavailableError, DatabaseRefusedError)
+
+
+def persist(
+    operation: Callable[[], T], stop: Event, errors: tuple[type[StorageError], ...] = _OUTAGES
+) -> T:
     """Do what is safe to repeat until the database has taken it; waits between, up to seconds.
 
     Raises:
-        DatabaseUnavailableError, DatabaseRefusedError: `stop` was set before.
+        One of `errors`: `stop` was set before.
         Whatever else the operation raises, at once.
     """
     # The waits are random, so that many workers don't come back in one moment.
     retrying = Retrying(
-        retry=retry_if_exception_type((DatabaseUnavailableError, DatabaseRefusedError)),
+        retry=retry_if_exception_type(errors),
         wait=wait_random_exponential(_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS),
         stop=stop_when_event_set(stop),
         sleep=sleep_using_event(stop),

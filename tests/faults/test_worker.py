@@ -15,6 +15,7 @@ from search.study import Study, create_study
 from storage.database import Database, parse_url
 from storage.embedded import _pg_ctl, embedded_server, ensure_running
 from tests.command import user_folder
+from tests.cutter import cutter_before
 from tests.faults.workers import (
     TRAINING,
     Crew,
@@ -178,6 +179,22 @@ def test_outage_at_the_end_keeps_no_report_back(own_home: Home, tmp_path: Path) 
         assert worker.wait() == 0
         assert_whole(study)
         database.close()
+
+
+def test_worker_that_starts_in_an_outage_waits(study: Study, crew: Crew, database_url: str) -> None:
+    """Nobody answers when it comes: it says so once, waits, and trains; or leaves when told to."""
+    with cutter_before(database_url) as (cutter, crew.url):
+        cutter.refuse(True)
+        worker, stopped = crew.start(), crew.start()
+        for waiting in (worker, stopped):
+            waiting.wait_for("database_lost")
+        stopped.send(signal.SIGTERM)
+        assert stopped.wait(10.0) == 0
+        cutter.refuse(False)
+        assert worker.wait() == 0
+        assert len(worker.events("database_lost")) == 1
+        assert len(worker.events("database_back")) == 1
+    assert_whole(study)
 
 
 def test_worker_with_other_data_refuses(study: Study, crew: Crew, tmp_path: Path) -> None:

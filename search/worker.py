@@ -31,6 +31,7 @@ from trainer.cache import WaveformCache, find_cache, list_caches
 from trainer.device import count_threads
 from trainer.errors import CacheDamagedError
 from trainer.loop import Ending, EpochResult, FitResult, fit
+from trainer.snapshots import remove_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ class Worker:
 
     def _tidy(self, claimed: ClaimedTrial) -> None:
         """An ended trial needs no checkpoint to resume from."""
-        (self._folder(claimed) / "checkpoint.safetensors").unlink(missing_ok=True)
+        remove_checkpoints(self._folder(claimed))
 
 
 def open_cache(study: Study, cache_root: Path) -> WaveformCache:

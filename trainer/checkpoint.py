@@ -1,16 +1,18 @@
 """Files of tensors that are whole or not there: atomic, checksummed safetensors."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from trainer.durable import sync
@@ -18,6 +20,8 @@ from trainer.errors import TrainerError
 
 METADATA_KEY = "melsearch"
 """The one key of the metadata: several would be written in a random order."""
+_MAX_HEADER_BYTES = 100_000_000
+"""What safetensors itself reads at most."""
 
 
 class CheckpointError(TrainerError):
@@ -59,36 +63,52 @@ def save_checkpoint(
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors, on the CPU, and the scalars of a file that save_checkpoint wrote.
 
+    Reads it instead of mapping it: a bad sector is then an error, not the end of the process.
+
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is damaged or of another program.
+        OSError: the file can't be opened here.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+        with path.open("rb") as file:
+            header = _read_header(file)
+            file.seek(0)
+            tensors = load(file.read())
+        scalars, text, checksum = _parse_header(header)
+        is_whole = checksum == _checksum(tensors, text)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
-    try:
-        envelope = json.loads(metadata[METADATA_KEY])
-        text, checksum = envelope["scalars"], envelope["sha256"]
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged, or no file of this program") from error
-    if checksum != _checksum(tensors, text):
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path} is damaged, or no file of this program: {reason}") from error
+    if not is_whole:
         raise CheckpointError(f"checkpoint {path} is damaged: its checksum is wrong")
-    return tensors, json.loads(text)
+    return tensors, scalars
 
 
-def rename_checkpoint(source: Path, target: Path) -> None:
-    """Rename a checkpoint, replacing the target; the rename is on the disk when this returns."""
-    source.replace(target)
-    sync(target.parent)
+def read_scalars(path: Path) -> dict[str, Any]:
+    """Return the scalars of a file that save_checkpoint wrote; its tensors are not looked at.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged or of another program.
+        OSError: the file can't be opened here.
+    """
+    try:
+        with path.open("rb") as file:
+            return _parse_header(_read_header(file))[0]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged, or no file of this program") from error
 
 
 def remove_stale_temporaries(folder: Path) -> None:
     """Delete what killed processes left half-written. Call it only as the folder's one writer."""
-    for temporary in folder.glob(".*.safetensors.*.tmp"):
-        temporary.unlink(missing_ok=True)
+    for pattern in (".*.safetensors.*.tmp", ".tmp*"):  # ours, and what safetensors makes of it
+        for temporary in folder.glob(pattern):
+            temporary.unlink(missing_ok=True)
 
 
 def _storable(value: Tensor) -> Tensor:
@@ -105,9 +125,27 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     return digest.hexdigest()
 
 
+def _read_header(file: BinaryIO) -> bytes:
+    """Return the file's header, JSON whose length the first eight bytes are."""
+    size_bytes = int.from_bytes(file.read(8), "little")
+    return file.read(min(size_bytes, _MAX_HEADER_BYTES))
+
+
+def _parse_header(header: bytes) -> tuple[dict[str, Any], str, str]:
+    """Return the scalars, their text and the checksum."""
+    envelope = json.loads(json.loads(header)["__metadata__"][METADATA_KEY])
+    text = envelope["scalars"]
+    scalars = json.loads(text)
+    if not isinstance(scalars, dict):
+        raise TypeError(f"the scalars must be a table, got {type(scalars).__name__}")
+    return scalars, text, envelope["sha256"]
+
+
 def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     try:
         save_file(tensors, path, metadata=metadata)
     except SafetensorError as error:
         # Safetensors reports the operating system's errors, a full disk too, as its own.
-        raise OSError(f"can't write {path.name}: {error}") from error
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, f"can't write: {error}", path.name) from error

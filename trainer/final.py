@@ -14,18 +14,18 @@ from torch import Tensor
 from trainer.cache import ClipSet, WaveformCache
 from trainer.calibration import fit_temperature
 from trainer.card import write_card
-from trainer.checkpoint import CheckpointError, load_checkpoint
+from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig
 from trainer.errors import DataError, TrainerError, TrainingStoppedError
 from trainer.folder import check_target, write_model_folder
 from trainer.frontend import build_frontend
 from trainer.history import EpochResult
 from trainer.inference import predict_logits
-from trainer.loop import Ending, FitResult, fit
+from trainer.loop import Ending, FitResult, TrainingDivergedError, fit
 from trainer.metrics import summarize
 from trainer.model import build_model, to_channels_last
 from trainer.recipe import Recipe
-from trainer.snapshots import BEST_NAME
+from trainer.snapshots import load_best
 
 Stage = Literal["train", "all"]
 OnEpoch = Callable[[Stage, Sequence[EpochResult]], None]
@@ -124,7 +124,10 @@ def _fit_stage(plan: _Plan, stage: Stage, num_epochs: int) -> FitResult:
         on_start=already.extend,
         on_epoch=finish_epoch,
         should_stop=lambda: plan.should_stop() or len(already) >= num_epochs,
+        needs_best=True,
     )
+    if result.ending is Ending.DIVERGED:
+        raise TrainingDivergedError(result.reason)
     if result.ending is Ending.STOPPED and len(result.history) < num_epochs:
         raise TrainingStoppedError(
             f"the training was stopped in epoch {len(result.history) + 1} of {num_epochs}; the same"
@@ -175,18 +178,14 @@ def _score_validation(plan: _Plan, weights: dict[str, Tensor]) -> NDArray[np.flo
 
 def _read_weights(folder: Path, result: FitResult) -> dict[str, Tensor]:
     """Return the weights of the training's best epoch, never those of another one."""
-    path = folder / BEST_NAME
     assert result.best is not None
     try:
-        weights, scalars = load_checkpoint(path)
-        if (scalars.get("epoch"), scalars.get("identity")) != (result.best.epoch, result.identity):
-            raise CheckpointError(f"they are not those of epoch {result.best.epoch}")
+        return load_best(folder, result.best.epoch, result.identity)
     except (OSError, CheckpointError) as error:
         raise TrainerError(
-            f"the trained weights in {path} can't be had, was there no space left? Free some and"
+            f"the trained weights in {folder} can't be had, was there no space left? Free some and"
             f" give the same command again: {error}"
         ) from error
-    return weights
 
 
 def _share_of_fakes(plan: _Plan, on: Stage) -> float:

@@ -24,7 +24,7 @@ from trainer.history import EpochResult, best_of
 from trainer.inference import predict_logits
 from trainer.metrics import summarize
 from trainer.model import count_parameters
-from trainer.snapshots import Snapshot, Snapshots
+from trainer.snapshots import Position, Snapshot, Snapshots
 from trainer.training import Progress, Training, TrainingDivergedError
 
 __all__ = [
@@ -51,6 +51,8 @@ class Ending(enum.Enum):
     """on_epoch said so."""
     STOPPED = "stopped"
     """should_stop said so; it goes on from its checkpoint."""
+    DIVERGED = "diverged"
+    """The loss or the logits became infinite or nan after at least one whole epoch."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class FitResult:
     num_parameters: int
     identity: str
     """Of the training; its checkpoint and its best weights name it."""
+    reason: str | None = None
+    """Why it diverged, if it did."""
 
 
 def fit(
@@ -77,20 +81,23 @@ def fit(
     on_epoch: Callable[[History], bool] = lambda history: False,
     should_stop: Callable[[], bool] = lambda: False,
     before_replace: Callable[[], None] = lambda: None,
+    needs_best: bool = False,
 ) -> FitResult:
     """Train a detector, going on from the checkpoint in `folder` if there is one of this training.
 
-    `folder` gets checkpoint.safetensors, the newest state, and best.safetensors, the weights of the
-    best epoch (of the last one without validation clips).
+    `folder` gets the two newest states, checkpoint-EPOCH-STEP.safetensors, and the weights of the
+    best epoch (of the last one without validation clips), best-EPOCH.safetensors. If the newest
+    state is damaged, the one before is gone on from. `needs_best` takes no state whose best weights
+    are lost.
 
     `on_start` gets the history of a resumed training, empty for a new one. `on_epoch` gets the
     history when its newest epoch is in the checkpoint already; True prunes. `should_stop` is asked
     before each step and before each batch of an evaluation; True writes a checkpoint and ends.
-    `before_replace` is called right before a written checkpoint takes its predecessor's place.
+    `before_replace` is called right before a written file gets its name.
     An exception raised in any of them passes through, and nothing more is written.
 
     Raises:
-        TrainingDivergedError: the loss became infinite or nan.
+        TrainingDivergedError: the loss became infinite or nan in the first epoch.
         DataError: the clips can't be trained on.
         ModelError: the backbone or its weights can't be had, or it can't read such images.
         TrainerError: the objective is no metric of the validation clips.
@@ -100,18 +107,37 @@ def fit(
     if val is not None:
         _check_objective(objective)
     prepare_device(device)
-    snapshots = Snapshots(folder, _identify(config, train, val, objective), before_replace)
+    identity = _identify(config, train, val, objective)
+    snapshots = Snapshots(folder, identity, before_replace, needs_best=needs_best)
+    log = _begin(config, train, val, device, snapshots, objective)
+    on_start(log.history)
+    reason = None
+    try:
+        ending = _run(log.training, log, on_epoch, should_stop)
+    except TrainingDivergedError as error:
+        if not log.history:
+            raise
+        ending, reason = Ending.DIVERGED, str(error)
+    num_parameters = count_parameters(log.training.model)
+    return FitResult(ending, tuple(log.history), log.best, num_parameters, identity, reason)
+
+
+def _begin(
+    config: TrainConfig,
+    train: ClipSet,
+    val: ClipSet | None,
+    device: torch.device,
+    snapshots: Snapshots,
+    objective: str,
+) -> "_Log":
+    """Return a training at its start, or at its newest checkpoint."""
     snapshot = snapshots.load()
     # A checkpoint holds all weights, so those of the start are not read, or downloaded, again.
     start = config if snapshot is None else config.model_copy(update={"weights": "none"})
-    training = Training(start, train, val, device)
-    log = _Log(training, snapshots, objective)
+    log = _Log(Training(start, train, val, device), snapshots, objective)
     if snapshot is not None:
         log.resume(snapshot)
-    on_start(log.history)
-    ending = _run(training, log, on_epoch, should_stop)
-    num_parameters = count_parameters(training.model)
-    return FitResult(ending, tuple(log.history), log.best, num_parameters, snapshots.identity)
+    return log
 
 
 def _run(
@@ -138,8 +164,8 @@ class _Log:
     def __init__(self, training: Training, snapshots: Snapshots, objective: str) -> None:
         self.training, self.snapshots, self.objective = training, snapshots, objective
         self.history: list[EpochResult] = []
-        self.saved: tuple[int, int] | None = None
-        """Epoch and step of the checkpoint on the disk."""
+        self.saved: Position | None = None
+        """Of the newest checkpoint on the disk."""
 
     @property
     def best(self) -> EpochResult | None:
@@ -173,11 +199,11 @@ class _Log:
             "history": [asdict(result) for result in self.history],
             "best_epoch": None if self.best is None else self.best.epoch,
         }
-        if self.snapshots.save(self.training.tensors(), scalars):
+        if self.snapshots.save(self._position(), self.training.tensors(), scalars):
             self.saved = self._position()
 
-    def _position(self) -> tuple[int, int]:
-        return self.training.progress.epoch, self.training.progress.step
+    def _position(self) -> Position:
+        return Position(self.training.progress.epoch, self.training.progress.step)
 
 
 def _check_clips(config: TrainConfig, train: ClipSet, val: ClipSet | None) -> None:

@@ -1,12 +1,13 @@
-"""A training's folder: the newest checkpoint and the best epoch's weights, which always agree."""
+"""A training's folder: its newest checkpoints, and the best epochs' weights that they name."""
 
 import errno
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,16 +15,23 @@ from torch import Tensor
 from trainer.checkpoint import (
     CheckpointError,
     load_checkpoint,
+    read_scalars,
     remove_stale_temporaries,
-    rename_checkpoint,
     save_checkpoint,
 )
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_NAME = "checkpoint.safetensors"
-BEST_NAME = "best.safetensors"
-NEXT_BEST_NAME = "best.next.safetensors"
+NUM_KEPT = 2
+"""Checkpoints: the newest, and the one before in case that it is damaged."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Position(NamedTuple):
+    """How far a training is: the epoch that is going on, from 1, and the steps done in it."""
+
+    epoch: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -34,73 +42,179 @@ class Snapshot:
     scalars: dict[str, Any]
 
 
+def checkpoint_path(folder: Path, position: Position) -> Path:
+    """Return where the state at a position is kept. The names sort as the positions do."""
+    return folder / f"checkpoint-{position.epoch:05d}-{position.step:08d}.safetensors"
+
+
+def best_path(folder: Path, epoch: int) -> Path:
+    """Return where an epoch's weights are kept if it is the best one."""
+    return folder / f"best-{epoch:05d}.safetensors"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the folder's checkpoints, the newest last."""
+    return sorted(folder.glob("checkpoint-*.safetensors"))
+
+
+def load_best(folder: Path, epoch: int, identity: str) -> dict[str, Tensor]:
+    """Return a training's weights after its best epoch.
+
+    Raises:
+        FileNotFoundError: there are none of this epoch.
+        CheckpointError: they are damaged, or of another training.
+        OSError: they can't be read here.
+    """
+    weights, scalars = load_checkpoint(best_path(folder, epoch))
+    if (scalars.get("epoch"), scalars.get("identity")) != (epoch, identity):
+        raise CheckpointError(f"they are not those of epoch {epoch} of this training")
+    return weights
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what an ended training needs no more: all but the best epoch's weights."""
+    checkpoints = list_checkpoints(folder)
+    if named := _named_by(checkpoints[-1:]):
+        _remove_best(folder, named)
+    for path in checkpoints:
+        path.unlink(missing_ok=True)
+
+
 class Snapshots:
     """Saves and loads one training's state.
 
-    New best weights are written beside the old ones first, then the checkpoint that names their
-    epoch, then they take the old ones' place: a kill at any moment leaves a pair that agrees, or
-    one that load() can complete. One process writes at a time.
+    A file is named by its position, written once and never replaced: the best weights first, then
+    the checkpoint that names their epoch, then what nobody needs any more is removed. So a kill at
+    any moment leaves a checkpoint with its weights, and a process that slept and writes late
+    spoils nothing that is newer. One process loads at a time.
+
+    `needs_best` takes no checkpoint whose best weights are lost.
     """
 
     def __init__(
-        self, folder: Path, identity: str, before_replace: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        identity: str,
+        before_replace: Callable[[], None] = lambda: None,
+        *,
+        needs_best: bool = False,
     ) -> None:
         self.folder = folder
         self.identity = identity
+        self.needs_best = needs_best
         self._before_replace = before_replace
-        self._unsaved: tuple[int, dict[str, Tensor]] | None = None
+        self._best: tuple[int, dict[str, Tensor]] | None = None
+        """Epoch and weights; in memory too, until the next ones: a folder may be lost."""
 
     def keep_best(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
         """Copy an epoch's weights; the next save writes them."""
-        self._unsaved = (epoch, {name: _copy(value) for name, value in weights.items()})
+        self._best = (epoch, {name: _copy(value) for name, value in weights.items()})
 
-    def save(self, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> bool:
-        """Write the state, and the best weights if there are new ones.
+    def save(
+        self, position: Position, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
+    ) -> bool:
+        """Write the state at a position, and the best weights if there are new ones.
 
-        A disk that is full costs the checkpoint, not the training: it is logged, the old state
-        stays and False comes back.
+        A folder that can't be written costs the checkpoint, not the training: it is logged and
+        False comes back. On a full disk the older checkpoints make room first.
         """
+        best_epoch = None if self._best is None else self._best[0]
+        named = {best_epoch, scalars.get("best_epoch")}
         try:
-            if self._unsaved is not None:
-                epoch, weights = self._unsaved
-                best = {"epoch": epoch, "identity": self.identity}
-                save_checkpoint(self.folder / NEXT_BEST_NAME, weights, best, self._before_replace)
-            state = {**scalars, "identity": self.identity}
-            save_checkpoint(self.folder / CHECKPOINT_NAME, tensors, state, self._before_replace)
-            if self._unsaved is not None:
-                rename_checkpoint(self.folder / NEXT_BEST_NAME, self.folder / BEST_NAME)
-                self._unsaved = None
+            try:
+                self._write(position, tensors, scalars)
+            except OSError as error:
+                if error.errno not in _NO_SPACE:
+                    raise
+                self._prune(position, named, keep=1)
+                self._write(position, tensors, scalars)
+            self._prune(position, named, keep=NUM_KEPT)
         except OSError as error:
-            context = {"folder": str(self.folder), "reason": str(error)}
-            logger.warning("checkpoint_failed", extra=context)
+            self._warn("checkpoint_failed", str(error))
             return False
         return True
 
     def load(self) -> Snapshot | None:
-        """Return the newest state, None if there is none that can be gone on from.
+        """Return the newest whole state, None if there is none that can be gone on from.
 
-        A damaged checkpoint, or one of another training, is logged and ignored.
+        What is damaged, or of another training, is logged and removed.
 
         Raises:
-            OSError: the folder can't be written, now and hence at the end of every epoch.
+            OSError: the folder can't be written, now and hence at the end of every epoch, or a
+                file in it can't be read.
         """
         self._try_writing()
         remove_stale_temporaries(self.folder)
-        path = self.folder / CHECKPOINT_NAME
+        snapshots = map(self._read, reversed(list_checkpoints(self.folder)))
+        snapshot = next((each for each in snapshots if each is not None), None)
+        _remove_best(self.folder, _named_by(list_checkpoints(self.folder)))
+        return snapshot
+
+    def _write(
+        self, position: Position, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
+    ) -> None:
+        if self._best is not None:
+            epoch, weights = self._best
+            best = {"epoch": epoch, "identity": self.identity}
+            self._write_once(best_path(self.folder, epoch), weights, best)
+        state = {**scalars, "identity": self.identity}
+        self._write_once(checkpoint_path(self.folder, position), tensors, state)
+
+    def _write_once(
+        self, path: Path, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
+    ) -> None:
         if not path.exists():
-            return None
+            save_checkpoint(path, tensors, scalars, self._before_replace)
+
+    def _prune(self, position: Position, named: Iterable[int | None], keep: int) -> None:
+        """Remove what neither the newest checkpoints up to `position` nor later ones need."""
+        name = checkpoint_path(self.folder, position).name
+        older = [path for path in list_checkpoints(self.folder) if path.name <= name]
+        for path in older[:-keep]:
+            path.unlink(missing_ok=True)
+        named = {*named, *_named_by(list_checkpoints(self.folder))}
+        _remove_best(self.folder, named, before=position.epoch)
+
+    def _read(self, path: Path) -> Snapshot | None:
+        """Return a checkpoint's state; remove a file that can't be gone on from."""
         try:
-            tensors, scalars = load_checkpoint(path)
-        except CheckpointError as error:
-            self._ignore(str(error))
+            snapshot = Snapshot(*load_checkpoint(path))
+        except FileNotFoundError:
             return None
+        except CheckpointError as error:
+            self._discard(path, "checkpoint_damaged", str(error))
+            return None
+        fault = self._find_fault(snapshot.scalars)
+        if fault is not None:
+            self._discard(path, "checkpoint_ignored", fault)
+            return None
+        return snapshot
+
+    def _find_fault(self, scalars: Mapping[str, Any]) -> str | None:
         if scalars.get("identity") != self.identity:
-            self._ignore("it is of other parameters or other clips")
-        elif not self._complete_best(scalars.get("best_epoch")):
-            self._ignore("the best epoch's weights are missing or damaged")
-        else:
-            return Snapshot(tensors, scalars)
+            return "it is of other parameters or other clips"
+        epoch = scalars.get("best_epoch")
+        if epoch is not None and not self._has_best(epoch) and self.needs_best:
+            return f"the weights of epoch {epoch}, the best one, are lost"
         return None
+
+    def _has_best(self, epoch: int) -> bool:
+        path = best_path(self.folder, epoch)
+        try:
+            self._best = (epoch, load_best(self.folder, epoch, self.identity))
+        except (FileNotFoundError, CheckpointError) as error:
+            self._best = None
+            self._discard(path, "best_weights_lost", str(error))
+            return False
+        return True
+
+    def _discard(self, path: Path, event: str, reason: str) -> None:
+        self._warn(event, reason, file=path.name)
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+    def _warn(self, event: str, reason: str, **context: str) -> None:
+        logger.warning(event, extra={"folder": str(self.folder), "reason": reason, **context})
 
     def _try_writing(self) -> None:
         """Find out before the training whether its checkpoints can be written."""
@@ -109,28 +223,26 @@ class Snapshots:
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # space may come back
+            if error.errno not in _NO_SPACE:  # space may come back
                 raise
 
-    def _complete_best(self, best_epoch: int | None) -> bool:
-        """Make best.safetensors agree with a checkpoint; False if that is impossible."""
-        if best_epoch is None:
-            return True
-        if self._read_epoch(NEXT_BEST_NAME) == best_epoch:
-            rename_checkpoint(self.folder / NEXT_BEST_NAME, self.folder / BEST_NAME)
-        (self.folder / NEXT_BEST_NAME).unlink(missing_ok=True)
-        return self._read_epoch(BEST_NAME) == best_epoch
 
-    def _read_epoch(self, name: str) -> int | None:
-        try:
-            _, scalars = load_checkpoint(self.folder / name)
-        except (FileNotFoundError, CheckpointError):
-            return None
-        return scalars.get("epoch") if scalars.get("identity") == self.identity else None
+def _named_by(checkpoints: Iterable[Path]) -> set[int]:
+    """Return the epochs whose weights the checkpoints name as the best."""
+    named: set[int | None] = set()
+    for path in checkpoints:
+        with suppress(FileNotFoundError, CheckpointError):  # a damaged one will be no loss
+            named.add(read_scalars(path).get("best_epoch"))
+    return {epoch for epoch in named if epoch is not None}
 
-    def _ignore(self, reason: str) -> None:
-        context = {"folder": str(self.folder), "reason": reason}
-        logger.warning("checkpoint_ignored", extra=context)
+
+def _remove_best(folder: Path, named: Iterable[int | None], before: int | None = None) -> None:
+    """Remove the weights of the epochs (before the given one) that are not named."""
+    kept = {best_path(folder, epoch).name for epoch in named if epoch is not None}
+    limit = None if before is None else best_path(folder, before).name
+    for path in folder.glob("best-*.safetensors"):
+        if path.name not in kept and (limit is None or path.name < limit):
+            path.unlink(missing_ok=True)
 
 
 def _copy(value: Tensor) -> Tensor:

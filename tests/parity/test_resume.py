@@ -1,6 +1,8 @@
 """A training that was stopped and resumed equals one that never was, bit for bit on the CPU."""
 
+import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,15 @@ from tests.clips import make_clips, tiny_config
 from trainer.checkpoint import load_checkpoint
 from trainer.config import TrainConfig
 from trainer.loop import Ending, EpochResult, FitResult, fit
-from trainer.snapshots import BEST_NAME, CHECKPOINT_NAME
+from trainer.snapshots import list_checkpoints
 
 CPU = torch.device("cpu")
 CLOCKS = {"seconds", "samples_per_second"}
+DAMAGES: list[Callable[[bytes], bytes]] = [
+    lambda data: data[: len(data) // 2],
+    lambda data: data[:-9] + bytes([data[-9] ^ 4]) + data[-8:],  # one bit
+    lambda data: b"",
+]
 RECIPES: dict[str, dict[str, Any]] = {
     "adamw": {"weight_decay": 0.05, "grad_clip": 1.0, "label_smoothing": 0.1},
     "sgd-ema-mixup-dropout": {
@@ -57,6 +64,18 @@ def stop_after(num_questions: int) -> Callable[[], bool]:
     return lambda: next(asked) >= num_questions
 
 
+def raise_after(num_questions: int) -> Callable[[], bool]:
+    """Return a should_stop that stands for a kill: nothing is written any more."""
+    stop = stop_after(num_questions)
+
+    def die() -> bool:
+        if stop():
+            raise KeyboardInterrupt
+        return False
+
+    return die
+
+
 def metrics_of(result: FitResult) -> list[dict[str, float]]:
     """Return the history without what clocks say."""
     return [
@@ -66,8 +85,9 @@ def metrics_of(result: FitResult) -> list[dict[str, float]]:
 
 
 def assert_same_files(one: Path, other: Path) -> None:
-    """Compare the tensors of both checkpoints and of both best weights, bit for bit."""
-    for name in (CHECKPOINT_NAME, BEST_NAME):
+    """Compare the tensors of the newest checkpoints and of the best weights, bit for bit."""
+    names = [list_checkpoints(one)[-1].name, sorted(one.glob("best-*"))[-1].name]
+    for name in names:
         expected, _ = load_checkpoint(one / name)
         found, _ = load_checkpoint(other / name)
         assert expected.keys() == found.keys()
@@ -106,6 +126,25 @@ def test_training_killed_after_an_epoch_equals_an_uninterrupted_one(
 
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "killed", on_epoch=fail)
+    resumed = train(config, tmp_path / "killed")
+    assert metrics_of(resumed) == metrics_of(whole)
+    assert_same_files(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_training_that_loses_its_newest_checkpoints_equals_an_uninterrupted_one(
+    recipe: str, tmp_path: Path
+) -> None:
+    """Stopped or killed eight times at random steps; each time the newest checkpoint is damaged."""
+    config = tiny_config(epochs=3, **RECIPES[recipe])
+    whole = train(config, tmp_path / "whole")
+    rng = random.Random(recipe)  # noqa: S311
+    for _ in range(8):
+        die = raise_after if rng.random() < 0.5 else stop_after
+        with suppress(KeyboardInterrupt):
+            train(config, tmp_path / "killed", die(rng.randint(2, 14)))
+        for path in list_checkpoints(tmp_path / "killed")[-1:]:
+            path.write_bytes(rng.choice(DAMAGES)(path.read_bytes()))
     resumed = train(config, tmp_path / "killed")
     assert metrics_of(resumed) == metrics_of(whole)
     assert_same_files(tmp_path / "whole", tmp_path / "killed")

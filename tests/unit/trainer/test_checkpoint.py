@@ -1,14 +1,13 @@
-"""Checkpoint files are whole or not there, and a training's files always agree."""
+"""Checkpoint files are whole or not there."""
 
-import logging
-import resource
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 
-from trainer.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from trainer.snapshots import BEST_NAME, CHECKPOINT_NAME, NEXT_BEST_NAME, Snapshots
+from tests.disk import full_disk
+from trainer.checkpoint import CheckpointError, load_checkpoint, read_scalars, save_checkpoint
 
 TENSORS = {
     "weight": torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last),
@@ -26,6 +25,7 @@ def test_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert found == scalars
     assert tensors.keys() == TENSORS.keys()
     assert all(torch.equal(value, tensors[name]) for name, value in TENSORS.items())
+    assert read_scalars(tmp_path / "new" / "checkpoint") == scalars
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["checkpoint"]
 
 
@@ -73,90 +73,8 @@ def test_full_disk_is_an_os_error(tmp_path: Path) -> None:
     """The limit on a file's size stands for it; the old file is kept, nothing half-written."""
     path = tmp_path / "checkpoint"
     save_checkpoint(path, TENSORS, {"epoch": 1})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(OSError, match="checkpoint"):
-            save_checkpoint(path, {"weight": torch.zeros(100_000)}, {"epoch": 2})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(10_000), pytest.raises(OSError, match="checkpoint") as caught:
+        save_checkpoint(path, {"weight": torch.zeros(100_000)}, {"epoch": 2})
+    assert caught.value.errno == errno.EFBIG
     assert load_checkpoint(path)[1] == {"epoch": 1}
     assert list(tmp_path.iterdir()) == [path]
-
-
-def snapshot_with_best(folder: Path, epoch: int, value: float) -> Snapshots:
-    """Save epoch `epoch` as the newest and the best."""
-    snapshots = Snapshots(folder, "me")
-    snapshots.keep_best(epoch, {"weight": torch.tensor(value)})
-    assert snapshots.save({"weight": torch.tensor(value)}, {"best_epoch": epoch})
-    return snapshots
-
-
-def test_snapshot_of_another_training_is_ignored(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Other parameters or other clips: the training starts anew and says so."""
-    snapshot_with_best(tmp_path, 1, 1.0)
-    assert Snapshots(tmp_path, "another").load() is None
-    assert [record.message for record in caplog.records] == ["checkpoint_ignored"]
-
-
-def test_damaged_snapshot_is_ignored(tmp_path: Path) -> None:
-    """A damaged checkpoint costs its training time, not its trial."""
-    snapshot_with_best(tmp_path, 1, 1.0)
-    (tmp_path / CHECKPOINT_NAME).write_bytes(b"nonsense")
-    assert Snapshots(tmp_path, "me").load() is None
-
-
-def test_kill_before_the_checkpoint_keeps_the_older_pair(tmp_path: Path) -> None:
-    """New best weights without the checkpoint that names their epoch are dropped."""
-    snapshot_with_best(tmp_path, 1, 1.0)
-    save_checkpoint(
-        tmp_path / NEXT_BEST_NAME, {"weight": torch.tensor(2.0)}, {"epoch": 2, "identity": "me"}
-    )
-    snapshot = Snapshots(tmp_path, "me").load()
-    assert snapshot is not None
-    assert snapshot.scalars["best_epoch"] == 1
-    assert load_checkpoint(tmp_path / BEST_NAME)[0]["weight"] == 1.0
-    assert not (tmp_path / NEXT_BEST_NAME).exists()
-
-
-def test_kill_after_the_checkpoint_completes_the_newer_pair(tmp_path: Path) -> None:
-    """New best weights that the checkpoint names already take the old ones' place."""
-    snapshot_with_best(tmp_path, 2, 2.0)
-    (tmp_path / BEST_NAME).rename(tmp_path / NEXT_BEST_NAME)
-    save_checkpoint(
-        tmp_path / BEST_NAME, {"weight": torch.tensor(1.0)}, {"epoch": 1, "identity": "me"}
-    )
-    assert Snapshots(tmp_path, "me").load() is not None
-    assert load_checkpoint(tmp_path / BEST_NAME)[0]["weight"] == 2.0
-
-
-def test_lost_best_weights_make_the_checkpoint_useless(tmp_path: Path) -> None:
-    """They can't be had again but by training again."""
-    snapshot_with_best(tmp_path, 1, 1.0)
-    (tmp_path / BEST_NAME).unlink()
-    assert Snapshots(tmp_path, "me").load() is None
-
-
-def test_temporaries_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    """They are as large as a checkpoint."""
-    stale = tmp_path / f".{CHECKPOINT_NAME}.abc.tmp"
-    stale.write_bytes(b"half")
-    assert Snapshots(tmp_path, "me").load() is None
-    assert not stale.exists()
-
-
-def test_failed_save_is_logged_and_made_up_for(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The best weights are kept in memory until a later save can write them."""
-    snapshots = Snapshots(tmp_path / "folder", "me")
-    (tmp_path / "folder").write_text("a file where the folder should be")
-    snapshots.keep_best(1, {"weight": torch.tensor(1.0)})
-    with caplog.at_level(logging.WARNING):
-        assert not snapshots.save({}, {"best_epoch": 1})
-    assert [record.message for record in caplog.records] == ["checkpoint_failed"]
-    (tmp_path / "folder").unlink()
-    assert snapshots.save({}, {"best_epoch": 1})
-    assert load_checkpoint(tmp_path / "folder" / BEST_NAME)[0]["weight"] == 1.0

@@ -17,12 +17,13 @@ from trainer.cache import CachedClip, ClipSet, WaveformCache, join
 from trainer.calibration import apply_temperature
 from trainer.config import TrainConfig
 from trainer.errors import DataError, ModelError, TrainerError
-from trainer.final import TrainingStoppedError, train_final
+from trainer.final import TrainingDivergedError, TrainingStoppedError, train_final
 from trainer.folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, check_target, load_detector
 from trainer.inference import predict_logits
 from trainer.loop import EpochResult
 from trainer.metrics import log_loss
 from trainer.recipe import read_recipe
+from trainer.snapshots import best_path
 
 CPU = torch.device("cpu")
 NUM_TRAIN = 13
@@ -184,7 +185,7 @@ def test_weights_of_an_earlier_epoch_are_no_model(cache: WaveformCache, tmp_path
             if len(history) == 3:
                 disk.close()
 
-        with pytest.raises(TrainerError, match=r"no space.*not those of epoch 3"):
+        with pytest.raises(TrainerError, match=r"no space.*best-00003"):
             train(cache, tmp_path / "model", config=config, objective="loss", on_epoch=on_epoch)
     assert not (tmp_path / "model").exists()
     again = train(cache, tmp_path / "model", config=config, objective="loss")
@@ -196,7 +197,7 @@ def test_weights_of_another_recipe_are_no_model(cache: WaveformCache, tmp_path: 
     asked = iter(range(1, 100))
     with pytest.raises(TrainingStoppedError):
         train(cache, tmp_path / "model", should_stop=lambda: next(asked) >= 12)
-    with ExitStack() as disk, pytest.raises(TrainerError, match="not those of epoch 1"):
+    with ExitStack() as disk, pytest.raises(TrainerError, match=r"no space.*best-00001"):
         disk.enter_context(full_disk())
         train(
             cache,
@@ -218,6 +219,37 @@ def test_unwritable_work_folder_is_told_before_the_training(
             work=tmp_path / "work",
             on_epoch=lambda stage, history: pytest.fail("trained"),
         )
+
+
+def test_diverged_training_is_no_model(cache: WaveformCache, tmp_path: Path) -> None:
+    """However good an epoch before was; the same command says the same again."""
+    config = tiny_config(optimizer="sgd", lr=10.0, schedule="constant", epochs=50, momentum=0.99)
+    reasons = []
+    for _ in range(2):
+        with pytest.raises(TrainingDivergedError, match=r"epoch \d+.*lower lr") as caught:
+            train(cache, tmp_path / "model", config=config)
+        reasons.append(str(caught.value))
+    assert reasons[0] == reasons[1]
+    assert not (tmp_path / "model").exists()
+
+
+def test_lost_best_weights_are_trained_again(cache: WaveformCache, tmp_path: Path) -> None:
+    """The checkpoint alone makes no model; the one before it leads to the same model."""
+    config = tiny_config(epochs=3, optimizer="sgd", lr=0.0003, batch_size=2)
+    train(cache, tmp_path / "whole", config=config, objective="loss")
+    work = tmp_path / "work"
+
+    def fail(stage: str, history: Sequence[EpochResult]) -> None:
+        if len(history) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(cache, tmp_path / "model", config=config, objective="loss", work=work, on_epoch=fail)
+    best_path(work / "train", 3).unlink()
+    again = train(cache, tmp_path / "model", config=config, objective="loss", work=work)
+    assert again["best_epoch"] == 3
+    whole, model = (tmp_path / name / MODEL_FILE for name in ("whole", "model"))
+    assert whole.read_bytes() == model.read_bytes()
 
 
 def test_mount_point_is_refused() -> None:

@@ -1,6 +1,7 @@
 """fit(): callbacks, metrics, the best epoch, divergence and full disks."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.clips import make_clips, tiny_config
 from tests.disk import full_disk
 from tests.privileges import unprivileged
 from trainer.cache import ClipSet
-from trainer.checkpoint import load_checkpoint
+from trainer.checkpoint import load_checkpoint, read_scalars
 from trainer.config import TrainConfig
 from trainer.device import choose_device
 from trainer.errors import DataError, ModelError, TrainerError
@@ -23,10 +24,11 @@ from trainer.history import best_of
 from trainer.inference import predict_logits
 from trainer.loop import Ending, EpochResult, FitResult, TrainingDivergedError, fit
 from trainer.model import build_model
-from trainer.snapshots import BEST_NAME, CHECKPOINT_NAME
+from trainer.snapshots import best_path, list_checkpoints
 from trainer.training import Training
 
 CPU = torch.device("cpu")
+DIVERGING = tiny_config(optimizer="sgd", lr=10.0, schedule="constant", epochs=50, momentum=0.99)
 
 
 def train(
@@ -80,7 +82,7 @@ def test_epoch_is_on_the_disk_before_anybody_hears_of_it(tmp_path: Path) -> None
     stored = []
 
     def look(history: Sequence[EpochResult]) -> bool:
-        scalars = load_checkpoint(tmp_path / CHECKPOINT_NAME)[1]
+        scalars = read_scalars(list_checkpoints(tmp_path)[-1])
         stored.append([result["epoch"] for result in scalars["history"]])
         return False
 
@@ -149,13 +151,12 @@ def test_changed_config_starts_anew(tmp_path: Path) -> None:
 
 
 def test_best_weights_give_the_best_epochs_metrics(tmp_path: Path) -> None:
-    """best.safetensors is the model of the epoch that the result calls the best."""
+    """The file holds the model of the epoch that the result calls the best."""
     config, val = tiny_config(epochs=4, ema_decay=0.5), make_clips(12, seed=2)
     result = train(config, tmp_path, val=val, objective="loss")
     assert result.best is not None
     assert result.best.metrics["loss"] == min(x.metrics["loss"] for x in result.history)
-    weights, scalars = load_checkpoint(tmp_path / BEST_NAME)
-    assert scalars["epoch"] == result.best.epoch
+    weights, _ = load_checkpoint(best_path(tmp_path, result.best.epoch))
     frontend = build_frontend(config)
     model = build_model(config, frontend.num_channels)
     model.load_state_dict(weights)
@@ -170,15 +171,46 @@ def test_training_without_validation_keeps_the_last_epoch(tmp_path: Path) -> Non
     """There is nothing to choose by."""
     result = train(tiny_config(), tmp_path)
     assert result.best == result.history[-1]
-    assert load_checkpoint(tmp_path / BEST_NAME)[1]["epoch"] == 2
+    assert read_scalars(best_path(tmp_path, 2))["epoch"] == 2
     assert "accuracy" not in result.history[0].metrics
 
 
-def test_diverged_training_says_where(tmp_path: Path) -> None:
-    """Weights that overflow make the loss nan."""
-    config = tiny_config(optimizer="sgd", lr=10.0, schedule="constant", epochs=50, momentum=0.99)
-    with pytest.raises(TrainingDivergedError, match=r"epoch \d+.*lower lr"):
-        train(config, tmp_path, val=make_clips(4))
+def test_training_that_diverges_at_once_says_where(tmp_path: Path) -> None:
+    """Weights of nan make the very first loss nan; there is no epoch to report."""
+    state = {
+        name: value * math.nan for name, value in build_model(tiny_config(), 1).state_dict().items()
+    }
+    save_file(state, tmp_path / "start.safetensors")
+    config = tiny_config(weights=str(tmp_path / "start.safetensors"))
+    with pytest.raises(TrainingDivergedError, match=r"nan in epoch 1, step 1 .*lower lr"):
+        train(config, tmp_path / "trial", val=make_clips(4))
+
+
+def test_training_that_diverges_later_keeps_its_epochs(tmp_path: Path) -> None:
+    """Weights that overflow end it, with the best epoch before; resumed it ends the same way."""
+    first = train(DIVERGING, tmp_path, val=make_clips(4))
+    assert first.ending is Ending.DIVERGED
+    assert first.reason is not None
+    assert re.search(rf"(in|after) epoch {len(first.history) + 1}\b.*lower lr", first.reason)
+    assert first.best in first.history
+    assert all(math.isfinite(epoch.metrics["loss"]) for epoch in first.history)
+    assert train(DIVERGING, tmp_path, val=make_clips(4)) == first
+
+
+def test_undefined_objective_breaks_nothing(tmp_path: Path) -> None:
+    """One class has no AUC: the first epoch is the best, also of a resumed training."""
+    clips = make_clips(4)
+    val = replace(clips, targets=np.ones_like(clips.targets))
+    questions = iter(range(100))
+    stopped = train(
+        tiny_config(), tmp_path, val=val, objective="auc", should_stop=lambda: next(questions) > 4
+    )
+    assert stopped.ending is Ending.STOPPED
+    result = train(tiny_config(), tmp_path, val=val, objective="auc")
+    assert result.ending is Ending.FINISHED
+    assert result.best is not None
+    assert result.best.epoch == 1
+    assert math.isnan(result.best.metrics["auc"])
 
 
 def test_full_disk_costs_the_checkpoint_not_the_training(
@@ -265,7 +297,7 @@ def test_best_epoch_is_the_earlier_of_equals_and_never_undefined() -> None:
     best = best_of(results(math.nan, 0.5, 0.8, 0.8), "auc")
     assert best is not None
     assert best.epoch == 3
-    best = best_of(results(0.5, 0.2, 0.3, objective="loss"), "loss")
+    best = best_of(results(math.inf, 0.2, 0.3, objective="loss"), "loss")
     assert best is not None
     assert best.epoch == 2
     assert best_of([], "auc") is None

@@ -152,6 +152,12 @@ def prepare_device(device: torch.device) -> None:
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        free_memory(device)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what the allocator keeps, in pieces that may be too small for what comes next."""
+    if device.type == "cuda":
         torch.cuda.empty_cache()
 
 

@@ -31,12 +31,20 @@ class DownloadError(ModelError):
         self.reasons = dict(reasons)
 
 
+class DoesNotFitError(TrainerError):
+    """The device's memory is too small for a training, even with the smallest micro-batches."""
+
+
 class RecipeError(TrainerError):
     """A recipe file (best.toml) can't be used as it is."""
 
 
 class DeviceError(TrainerError):
     """The device that was named is unknown, or this machine has no such one."""
+
+
+class TrainingDivergedError(TrainerError):
+    """The loss or the logits are no longer finite numbers."""
 
 
 class TrainingStoppedError(TrainerError):

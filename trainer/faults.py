@@ -11,8 +11,13 @@ _STRANGERS_SHARE = 0.1
 """Of a GPU's memory. Less is no reason why a training doesn't fit."""
 _CONTEXT_BYTES = 2**30
 """What CUDA itself takes for a process at most, which no allocator counts."""
-_OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "CUDNN_STATUS_NOT_INITIALIZED")
-"""How CUDA, cuBLAS and cuDNN say that there was none left for them."""
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "DefaultCPUAllocator: can't allocate memory",
+)
+"""How CUDA, cuBLAS, cuDNN and the CPU say that there was none left for them."""
 _UUID_DIGITS = 32
 
 
@@ -24,11 +29,18 @@ def find_gpu_fault(error: BaseException, device: torch.device) -> str | None:
     if device.type != "cuda":
         return None
     damage = _probe(device)
-    if damage is not None and not _is_out_of_memory(damage):
+    if damage is not None and not is_out_of_memory(damage):
         return f"it no longer works: {_first_line(damage)}"
-    if any(_is_out_of_memory(cause) for cause in _causes(error)):
+    if any(is_out_of_memory(cause) for cause in _causes(error)):
         return _find_strangers(device)
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether a device, the CPU too, had no memory left for what was asked of it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
 def find_damage(device: torch.device) -> str | None:
@@ -82,12 +94,6 @@ def _find_strangers(device: torch.device) -> str | None:
     if are_strangers(others, total):
         return f"{others / 2**30:.1f} of {total / 2**30:.1f} GiB are held by other processes"
     return None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
 
 
 def _first_line(error: Exception) -> str:

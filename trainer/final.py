@@ -16,12 +16,12 @@ from trainer.calibration import fit_temperature
 from trainer.card import write_card
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig
-from trainer.errors import DataError, TrainerError, TrainingStoppedError
+from trainer.errors import DataError, TrainerError, TrainingDivergedError, TrainingStoppedError
 from trainer.folder import check_target, write_model_folder
 from trainer.frontend import build_frontend
 from trainer.history import EpochResult
 from trainer.inference import predict_logits
-from trainer.loop import Ending, FitResult, TrainingDivergedError, fit
+from trainer.loop import Ending, FitResult, fit
 from trainer.metrics import summarize
 from trainer.model import build_model, to_channels_last
 from trainer.recipe import Recipe

@@ -1,6 +1,7 @@
 """Logits of whole clips: several windows of each, their logits averaged."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -14,6 +15,7 @@ from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 from trainer.device import autocast, eval_batch_size, upload
 from trainer.frontend import Frontend
+from trainer.memory import halve_until_it_fits, must_fit
 from trainer.model import NUM_CLASSES, Detector
 
 # Shape suffixes: N clips, W windows, B batch, C channels, M mel bands, F frames, K classes.
@@ -39,20 +41,34 @@ def predict_logits(
 
     Pass 0 is the plain evaluation; every further pass of test-time augmentation moves the windows
     and changes the level a little, always in the same way. Leaves the model in evaluation mode.
+    Batches that don't fit into the device's memory are halved, which changes no clip's logits.
+
+    Raises:
+        DoesNotFitError: not even one window at once does.
     """
     model.eval()
     augment = build_augment(config)
     shift = test_pass * GOLDEN_RATIO % 1
+    batch_size = micro_batch = eval_batch_size(config.batch_size, device)
+
+    def score_inputs(inputs_B: NDArray[np.generic], size: int) -> Tensor:
+        return torch.cat(
+            [score_part(inputs_B[begin : begin + size]) for begin in range(0, len(inputs_B), size)]
+        )
+
+    def score_part(inputs_B: NDArray[np.generic]) -> Tensor:
+        inputs = _vary(to_inputs(upload(inputs_B, device)), config, test_pass)
+        image_BCMF = augment.evaluation_image(frontend(inputs))
+        return score(model, frontend.normalise(image_BCMF), config, device)
+
     logits_WK, indices_W = [], []
-    with torch.inference_mode():
-        for batch in evaluation_batches(
-            clips, config, eval_batch_size(config.batch_size, device), shift
-        ):
+    with torch.inference_mode(), must_fit(config, device):
+        for batch in evaluation_batches(clips, config, batch_size, shift):
             if should_stop():
                 return None
-            inputs = _vary(to_inputs(upload(batch.inputs, device)), config, test_pass)
-            image_BCMF = augment.evaluation_image(frontend(inputs))
-            logits_WK.append(score(model, frontend.normalise(image_BCMF), config, device))
+            attempt = partial(score_inputs, batch.inputs)
+            logits_BK, micro_batch = halve_until_it_fits(attempt, micro_batch, 1, device)
+            logits_WK.append(logits_BK)
             indices_W.append(batch.indices)
     if not logits_WK:
         return np.zeros((0, NUM_CLASSES))

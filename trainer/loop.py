@@ -19,13 +19,14 @@ from trainer.batches import check_images
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 from trainer.device import prepare_device
-from trainer.errors import DataError, TrainerError
+from trainer.errors import DataError, TrainerError, TrainingDivergedError
 from trainer.history import EpochResult, best_of
 from trainer.inference import predict_logits
+from trainer.memory import must_fit
 from trainer.metrics import summarize
 from trainer.model import count_parameters
 from trainer.snapshots import Position, Snapshot, Snapshots
-from trainer.training import Progress, Training, TrainingDivergedError
+from trainer.training import Progress, Training
 
 __all__ = [
     "Ending",
@@ -65,6 +66,8 @@ class FitResult:
     num_parameters: int
     identity: str
     """Of the training; its checkpoint and its best weights name it."""
+    micro_batch: int
+    """Images that went through the model at once in the end; batch_size if that fits in memory."""
     reason: str | None = None
     """Why it diverged, if it did."""
 
@@ -98,6 +101,7 @@ def fit(
 
     Raises:
         TrainingDivergedError: the loss became infinite or nan in the first epoch.
+        DoesNotFitError: the device's memory is too small, even for the smallest micro-batches.
         DataError: the clips can't be trained on.
         ModelError: the backbone or its weights can't be had, or it can't read such images.
         TrainerError: the objective is no metric of the validation clips.
@@ -109,17 +113,26 @@ def fit(
     prepare_device(device)
     identity = _identify(config, train, val, objective)
     snapshots = Snapshots(folder, identity, before_replace, needs_best=needs_best)
-    log = _begin(config, train, val, device, snapshots, objective)
+    with must_fit(config, device):
+        log = _begin(config, train, val, device, snapshots, objective)
     on_start(log.history)
     reason = None
     try:
-        ending = _run(log.training, log, on_epoch, should_stop)
+        with must_fit(config, device):
+            ending = _run(log.training, log, on_epoch, should_stop)
     except TrainingDivergedError as error:
         if not log.history:
             raise
         ending, reason = Ending.DIVERGED, str(error)
-    num_parameters = count_parameters(log.training.model)
-    return FitResult(ending, tuple(log.history), log.best, num_parameters, identity, reason)
+    return FitResult(
+        ending=ending,
+        history=tuple(log.history),
+        best=log.best,
+        num_parameters=count_parameters(log.training.model),
+        identity=identity,
+        micro_batch=log.training.progress.micro_batch,
+        reason=reason,
+    )
 
 
 def _begin(
@@ -183,7 +196,7 @@ class _Log:
         """Add the epoch that has just ended, and write the checkpoint."""
         epoch = self.training.progress.epoch
         self.history.append(EpochResult(epoch, metrics))
-        self.training.progress = Progress(epoch=epoch + 1)
+        self.training.progress = Progress(self.training.progress.micro_batch, epoch + 1)
         if self.best is self.history[-1]:
             self.snapshots.keep_best(epoch, self.training.evaluated.state_dict())
         self._save()

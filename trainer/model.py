@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.config import TrainConfig
 from trainer.errors import DownloadError, ModelError
@@ -79,6 +80,11 @@ def nearest_backbones(name: str) -> list[str]:
     if tag and timm.is_model(architecture):
         return [architecture, *timm.list_pretrained(architecture)][:5]
     return difflib.get_close_matches(architecture.lower(), timm.list_models(), n=5, cutoff=0.5)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Tell whether the model looks at several images of a training batch together."""
+    return any(isinstance(layer, _BatchNorm) for layer in model.modules())
 
 
 def count_parameters(model: nn.Module) -> int:

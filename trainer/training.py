@@ -16,11 +16,13 @@ from trainer.augment import build_augment
 from trainer.batches import Batch, count_steps, read_inputs, training_batches
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
-from trainer.errors import ModelError, TrainerError
+from trainer.errors import ModelError, TrainingDivergedError
+from trainer.faults import is_out_of_memory
 from trainer.frontend import build_frontend
 from trainer.inference import predict_logits, score, to_inputs
+from trainer.memory import halve_until_it_fits
 from trainer.metrics import summarize
-from trainer.model import NUM_CLASSES, Detector, build_model, to_channels_last
+from trainer.model import NUM_CLASSES, Detector, build_model, has_batch_norm, to_channels_last
 from trainer.optim import (
     WeightAverage,
     build_optimizer,
@@ -36,14 +38,12 @@ STEPS_BETWEEN_CHECKS = 16
 """Reading a loss makes a GPU wait, so it is read for so many steps at once."""
 
 
-class TrainingDivergedError(TrainerError):
-    """The loss or the logits are no longer finite numbers."""
-
-
 @dataclass
 class Progress:
     """How far a training is."""
 
+    micro_batch: int
+    """Most images that go through the model at once; halved when they don't fit into memory."""
     epoch: int = 1
     """The epoch that is going on; they count from 1."""
     step: int = 0
@@ -74,7 +74,8 @@ class Training:
         self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.generator = torch.Generator(device)
         self.targets_N = devices.upload(train.targets, device)
-        self.progress = Progress()
+        self.progress = Progress(config.batch_size)
+        self.smallest_micro_batch = 2 if has_batch_norm(model) else 1
         self.losses: list[tuple[Tensor, int]] = []
         """Of the newest steps, with their batch sizes: not yet read from the device."""
         self._try_model()
@@ -129,6 +130,8 @@ class Training:
         try:
             score(self.model.eval(), image_BCMF, self.config, self.device)
         except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
             height, width = image_BCMF.shape[-2:]
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise ModelError(
@@ -156,20 +159,50 @@ class Training:
         """Update the weights with one batch."""
         config, epoch, step = self.config, self.progress.epoch, self.progress.step
         dropout_seed, augment_seed = _step_seeds(config.seed, epoch, step)
-        torch.manual_seed(dropout_seed)
         self.generator.manual_seed(augment_seed)
         set_learning_rate(self.optimizer, learning_rate(config, epoch, step, self.num_steps))
         image_BCMF, targets_BK = self._read_batch(batch)
-        logits_BK = score(self.model, image_BCMF, config, self.device)
-        loss = functional.cross_entropy(logits_BK, targets_BK)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._find_gradients(image_BCMF, targets_BK, dropout_seed)
         if config.grad_clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model, (epoch - 1) * self.num_steps + step + 1)
-        self.losses.append((loss.detach(), len(batch.indices)))
+        self.losses.append((loss, len(batch.indices)))
+
+    def _find_gradients(self, image_BCMF: Tensor, targets_BK: Tensor, seed: int) -> Tensor:
+        """Return the batch's mean loss, and leave its gradients, from micro-batches that fit."""
+        buffers = list(self.model.buffers())
+        before = [x.clone() for x in buffers]
+
+        def attempt(micro_batch: int) -> Tensor:
+            if micro_batch < self.progress.micro_batch:  # a failed one came before
+                for buffer, value in zip(buffers, before, strict=True):
+                    buffer.copy_(value)
+            self.optimizer.zero_grad()
+            torch.manual_seed(seed)
+            return self._add_gradients(image_BCMF, targets_BK, micro_batch)
+
+        loss, self.progress.micro_batch = halve_until_it_fits(
+            attempt, self.progress.micro_batch, self.smallest_micro_batch, self.device
+        )
+        return loss
+
+    def _add_gradients(self, image_BCMF: Tensor, targets_BK: Tensor, micro_batch: int) -> Tensor:
+        """Add up gradients of micro-batches of nearly equal size; return the batch's mean loss."""
+        num_images = len(image_BCMF)
+        num_parts = math.ceil(num_images / micro_batch)
+        num_parts = max(1, min(num_parts, num_images // self.smallest_micro_batch))
+        total = torch.zeros((), device=self.device)
+        parts = zip(
+            image_BCMF.tensor_split(num_parts), targets_BK.tensor_split(num_parts), strict=True
+        )
+        for part_BCMF, part_BK in parts:
+            logits_BK = score(self.model, part_BCMF, self.config, self.device)
+            loss = functional.cross_entropy(logits_BK, part_BK) * (len(part_BK) / num_images)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
 
     @torch.no_grad()
     def _read_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,231 @@
+"""Trainings that are too large for the device's memory: in smaller pieces, or told so."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from tests.clips import make_clips, tiny_config
+from trainer.config import TrainConfig
+from trainer.errors import DoesNotFitError
+from trainer.frontend import build_frontend
+from trainer.inference import predict_logits
+from trainer.loop import Ending, fit
+from trainer.model import Detector, build_model
+from trainer.training import Training
+
+CPU = torch.device("cpu")
+
+
+@contextmanager
+def room_for(num_images: int, *, training: bool = True) -> Iterator[None]:
+    """Let no model take more images at once, in training or in evaluation; it fails at its end."""
+
+    def check(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: object) -> None:
+        too_many = isinstance(module, Detector) and len(inputs[0]) > num_images
+        if too_many and module.training is training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = register_module_forward_hook(check)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def start(config: TrainConfig) -> Training:
+    """Return a training of 14 clips: with batches of 4, the last one of an epoch has 2."""
+    return Training(config, make_clips(14, seed=1), make_clips(6, seed=2), CPU)
+
+
+def run_epoch(training: Training) -> dict[str, float]:
+    metrics = training.run_epoch(lambda: False)
+    assert metrics is not None
+    return metrics
+
+
+def assert_same(one: Training, other: Training, **tolerance: float) -> None:
+    """Compare weights and the optimizer's state, bit for bit without a tolerance."""
+    others = other.tensors()
+    for name, value in one.tensors().items():
+        torch.testing.assert_close(value, others[name], **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def test_micro_batches_train_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    """Of a model without BatchNorm; mixup pairs across the whole batch all the same."""
+    config = tiny_config(
+        backbone="test_convnext", optimizer="sgd", augmentation="strong", grad_clip=1.0
+    )
+    whole, halved = start(config), start(config)
+    expected = run_epoch(whole)
+    with room_for(1):
+        found = run_epoch(halved)
+    events = [(x.message, vars(x)["micro_batch"]) for x in caplog.records]
+    assert events == [("micro_batch_halved", 2), ("micro_batch_halved", 1)]
+    assert halved.progress.micro_batch == 1
+    assert_same(whole, halved, rtol=1e-3, atol=1e-5)
+    assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
+
+
+def test_repeated_step_leaves_no_trace() -> None:
+    """BatchNorm's statistics, dropout and gradients are as if the failed try had not been."""
+    config = tiny_config(dropout=0.4, ema_decay=0.9, augmentation="strong")
+    halved, small = start(config), start(config)
+    small.progress.micro_batch = 2
+    with room_for(2):
+        run_epoch(halved)
+    run_epoch(small)
+    assert halved.progress.micro_batch == 2
+    assert_same(halved, small)
+
+
+def test_model_with_batch_norm_never_sees_a_single_image() -> None:
+    """It can't normalise one; an odd batch has one micro-batch of three instead."""
+    clips = make_clips(5)
+    training = Training(tiny_config(batch_size=5), clips, None, CPU)
+    sizes = []
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: object) -> None:
+        if isinstance(module, Detector):
+            sizes.append(len(inputs[0]))
+
+    hook = register_module_forward_hook(note)
+    with room_for(3):
+        run_epoch(training)
+    hook.remove()
+    assert sizes == [5, 3, 2]
+
+
+@pytest.mark.parametrize(("backbone", "smallest"), [("test_convnext", 1), ("test_resnet", 2)])
+def test_training_that_does_not_fit_says_what_is_too_large(
+    backbone: str, smallest: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the device's own error as its cause, by which a GPU full of strangers is known."""
+    config = tiny_config(backbone=backbone)
+    pattern = rf"does not fit: .*'{backbone}' with batch_size 4 and images of 32 x 32.*; choose a"
+    with room_for(0), pytest.raises(DoesNotFitError, match=pattern) as caught:
+        fit(config, make_clips(9), None, folder=tmp_path, device=CPU)
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert vars(caplog.records[-1])["micro_batch"] == smallest
+
+
+def test_model_that_does_not_fit_is_told_before_the_training(tmp_path: Path) -> None:
+    """Its first image, too, and that the backbone can't read it would be untrue."""
+    with room_for(0, training=False), pytest.raises(DoesNotFitError):
+        fit(
+            tiny_config(),
+            make_clips(9),
+            None,
+            folder=tmp_path,
+            device=CPU,
+            on_start=lambda history: pytest.fail("trained"),
+        )
+
+
+def test_other_errors_pass_through(tmp_path: Path) -> None:
+    """Only memory is worth another try."""
+
+    def fail(history: object) -> bool:
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        fit(tiny_config(), make_clips(9), None, folder=tmp_path, device=CPU, on_epoch=fail)
+
+
+def test_resumed_training_keeps_its_micro_batch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where more would fit: it equals the uninterrupted one, and the result tells."""
+
+    def train(folder: Path, **options: Any) -> Any:
+        return fit(tiny_config(), make_clips(9), None, folder=folder, device=CPU, **options)
+
+    with room_for(2):
+        whole = train(tmp_path / "whole")
+        stopped = train(tmp_path / "stopped", on_epoch=lambda history: True)
+    caplog.clear()
+    resumed = train(tmp_path / "stopped")
+    assert (stopped.ending, resumed.ending) == (Ending.PRUNED, Ending.FINISHED)
+    assert resumed.micro_batch == whole.micro_batch == 2
+    losses = [
+        [epoch.metrics["train_loss"] for epoch in result.history] for result in (whole, resumed)
+    ]
+    assert losses[0] == losses[1]
+    assert "micro_batch_halved" not in {record.message for record in caplog.records}
+
+
+def test_evaluation_halves_its_batches(caplog: pytest.LogCaptureFixture) -> None:
+    """The logits stay those of whole batches; one window that doesn't fit is told."""
+    config, clips = tiny_config(), make_clips(20)
+    frontend = build_frontend(config)
+    model = build_model(config, frontend.num_channels)
+    whole = predict_logits(model, frontend, clips, config, CPU)
+    with room_for(3, training=False):
+        halved = predict_logits(model, frontend, clips, config, CPU)
+    assert [vars(x)["micro_batch"] for x in caplog.records] == [16, 8, 4, 2]
+    assert whole is not None
+    assert halved is not None
+    np.testing.assert_allclose(halved, whole, rtol=1e-4, atol=1e-5)
+    with room_for(0, training=False), pytest.raises(DoesNotFitError):
+        predict_logits(model, frontend, clips, config, CPU)
+
+
+LITTLE_MEMORY = """
+import logging, resource, sys
+from pathlib import Path
+import torch
+from tests.clips import make_clips, tiny_config
+from trainer.errors import DoesNotFitError
+from trainer.faults import is_out_of_memory
+from trainer.loop import fit
+
+class Events(logging.Handler):
+    def emit(self, record):
+        print(record.getMessage(), vars(record).get("micro_batch"))
+
+def train(folder, mebibytes, batch_size):
+    limit = used_bytes() + mebibytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    try:
+        return fit(
+            tiny_config(frontend="notebook", batch_size=batch_size, epochs=1),
+            make_clips(64, images=True),
+            make_clips(4, images=True),
+            folder=Path(sys.argv[1]) / folder,
+            device=torch.device("cpu"),
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+def used_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+train("warm", 10_000, 4)  # whatever is allocated once
+logging.getLogger("trainer").addHandler(Events())
+result = train("little", 300, 64)
+print(result.ending.name, result.micro_batch)
+try:
+    train("none", 30, 64)
+except DoesNotFitError as error:
+    print(error, is_out_of_memory(error.__cause__))
+"""
+
+
+def test_allocator_that_fails_halves_the_micro_batch(tmp_path: Path) -> None:
+    """A process that may take 300 MiB trains what it can't train at once; with 30 it is told."""
+    command = [sys.executable, "-c", LITTLE_MEMORY, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, *_, ending, refusal = done.stdout.splitlines()
+    assert first == "micro_batch_halved 32"
+    assert ending.startswith("FINISHED ")
+    assert refusal.startswith("does not fit: the memory of cpu is too small")
+    assert refusal.endswith("True")

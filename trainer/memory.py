@@ -1,0 +1,68 @@
+"""When a device's memory is too small: less of it at a time, or a message that says so."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from trainer.batches import window_samples
+from trainer.cache import IMAGE_SHAPE
+from trainer.config import TrainConfig
+from trainer.device import free_memory
+from trainer.errors import DoesNotFitError
+from trainer.faults import is_out_of_memory
+from trainer.model import reason_of
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def halve_until_it_fits(
+    attempt: Callable[[int], T], size: int, smallest: int, device: torch.device
+) -> tuple[T, int]:
+    """Return what `attempt` returns of so many images at once, and how many that were in the end.
+
+    Raises:
+        RuntimeError: the attempt's own, out of memory only with the smallest number.
+    """
+    while True:
+        try:
+            return attempt(size), size
+        except RuntimeError as error:
+            if size <= smallest or not is_out_of_memory(error):
+                raise
+            reason = reason_of(error)
+        # Only here, as the error holds the frames, and they the tensors, of what was too much.
+        size = max(smallest, size // 2)
+        free_memory(device)
+        logger.warning("micro_batch_halved", extra={"micro_batch": size, "reason": reason})
+
+
+@contextmanager
+def must_fit(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Turn the device's word that its memory is too small into one that says what to do.
+
+    Raises:
+        DoesNotFitError
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DoesNotFitError(
+            f"does not fit: the memory of {device} is too small for backbone {config.backbone!r}"
+            f" with batch_size {config.batch_size} and images of {_describe_image(config)}, however"
+            f" few at once ({reason_of(error)}); choose a smaller backbone or smaller images"
+            " (n_mels, window_seconds), a smaller batch_size, or a device with more memory"
+        ) from error
+
+
+def _describe_image(config: TrainConfig) -> str:
+    height, width = config.n_mels, 1 + window_samples(config) // config.hop_length
+    if config.frontend == "notebook":
+        height, width = IMAGE_SHAPE
+    return f"{height} x {width}"

@@ -18,6 +18,8 @@ _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
 )
 """How CUDA, cuBLAS, cuDNN and the CPU say that there was none left for them."""
+_ONEDNN_OUT_OF_MEMORY = ("could not create a primitive", "could not execute a primitive")
+"""How oneDNN says it on the CPU, and nothing more; what it goes on to explain is another fault."""
 _UUID_DIGITS = 32
 
 
@@ -40,7 +42,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether a device, the CPU too, had no memory left for what was asked of it."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error).strip()
+    return text in _ONEDNN_OUT_OF_MEMORY or any(word in text for word in _OUT_OF_MEMORY)
 
 
 def find_damage(device: torch.device) -> str | None:

@@ -17,6 +17,7 @@ OUT_OF_MEMORY = [
     torch.AcceleratorError("CUDA error: out of memory"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    RuntimeError("could not create a primitive"),
 ]
 DAMAGE = [
     torch.AcceleratorError("CUDA error: unspecified launch failure\nCompile with ..."),
@@ -70,6 +71,8 @@ def test_error_on_a_gpu_that_works_is_the_trials(cuda: Cuda) -> None:
     cuda.fill()
     assert find_gpu_fault(RuntimeError("shape mismatch"), CUDA) is None
     assert find_gpu_fault(ValueError("out of memory"), CUDA) is None
+    descriptor = "could not create a primitive descriptor for a convolution"
+    assert find_gpu_fault(RuntimeError(descriptor), CUDA) is None
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)

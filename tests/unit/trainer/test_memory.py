@@ -1,7 +1,5 @@
 """Trainings that are too large for the device's memory: in smaller pieces, or told so."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from trainer.errors import DoesNotFitError
 from trainer.frontend import build_frontend
 from trainer.inference import predict_logits
 from trainer.loop import Ending, fit
+from trainer.memory import halve_until_it_fits, must_fit
 from trainer.model import Detector, build_model
 from trainer.training import Training
 
@@ -178,54 +177,13 @@ def test_evaluation_halves_its_batches(caplog: pytest.LogCaptureFixture) -> None
         predict_logits(model, frontend, clips, config, CPU)
 
 
-LITTLE_MEMORY = """
-import logging, resource, sys
-from pathlib import Path
-import torch
-from tests.clips import make_clips, tiny_config
-from trainer.errors import DoesNotFitError
-from trainer.faults import is_out_of_memory
-from trainer.loop import fit
-
-class Events(logging.Handler):
-    def emit(self, record):
-        print(record.getMessage(), vars(record).get("micro_batch"))
-
-def train(folder, mebibytes, batch_size):
-    limit = used_bytes() + mebibytes * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-    try:
-        return fit(
-            tiny_config(frontend="notebook", batch_size=batch_size, epochs=1),
-            make_clips(64, images=True),
-            make_clips(4, images=True),
-            folder=Path(sys.argv[1]) / folder,
-            device=torch.device("cpu"),
-        )
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-def used_bytes():
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-
-train("warm", 10_000, 4)  # whatever is allocated once
-logging.getLogger("trainer").addHandler(Events())
-result = train("little", 300, 64)
-print(result.ending.name, result.micro_batch)
-try:
-    train("none", 30, 64)
-except DoesNotFitError as error:
-    print(error, is_out_of_memory(error.__cause__))
-"""
+def allocate(num_images: int) -> torch.Tensor:
+    """Ask for a petabyte where there are more than two images."""
+    return torch.empty(1 if num_images <= 2 else 2**50, dtype=torch.uint8)
 
 
-def test_allocator_that_fails_halves_the_micro_batch(tmp_path: Path) -> None:
-    """A process that may take 300 MiB trains what it can't train at once; with 30 it is told."""
-    command = [sys.executable, "-c", LITTLE_MEMORY, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    first, *_, ending, refusal = done.stdout.splitlines()
-    assert first == "micro_batch_halved 32"
-    assert ending.startswith("FINISHED ")
-    assert refusal.startswith("does not fit: the memory of cpu is too small")
-    assert refusal.endswith("True")
+def test_allocator_that_fails_is_known() -> None:
+    """The CPU's real one: halved until it can allocate, told where it never can."""
+    assert halve_until_it_fits(allocate, 16, 1, CPU)[1] == 2
+    with pytest.raises(DoesNotFitError, match="memory of cpu"), must_fit(tiny_config(), CPU):
+        halve_until_it_fits(allocate, 16, 4, CPU)

@@ -28,6 +28,7 @@ from storage.leases import Lease, Leases
 from storage.outage import persist
 from storage.schema import forget_old_commits
 from trainer.cache import WaveformCache, find_cache, list_caches
+from trainer.config import TrainConfig
 from trainer.device import count_threads
 from trainer.errors import CacheDamagedError
 from trainer.loop import Ending, EpochResult, FitResult, fit
@@ -140,7 +141,7 @@ class Worker:
             return Outcome(TrialState.FAIL, None, {FAIL_REASON: reason})
         if result.ending is Ending.STOPPED and not reporter.is_poor():
             return None
-        return self._ended(result)
+        return self._ended(claimed.config, result)
 
     def _fit(self, claimed: ClaimedTrial, still: Standstill, reporter: Reporter) -> FitResult:
         objective = self.study.config.objective
@@ -182,7 +183,7 @@ class Worker:
         self.slot.lose(fault)
         return True
 
-    def _ended(self, result: FitResult) -> Outcome:
+    def _ended(self, config: TrainConfig, result: FitResult) -> Outcome:
         assert result.best is not None  # an ended training has had an epoch
         objective = self.study.config.objective
         attributes = {
@@ -192,6 +193,11 @@ class Worker:
             "num_parameters": result.num_parameters,
             **trained_by(self.study.contract),
         }
+        if result.micro_batch < config.batch_size:
+            attributes["micro_batch"] = result.micro_batch
+        if result.reason is not None:
+            attributes["reason"] = result.reason
+            logger.warning("trial_diverged", extra={"reason": result.reason})
         reports = [epoch.metrics[objective] for epoch in result.history]
         if result.ending is Ending.FINISHED:
             return Outcome(TrialState.COMPLETE, result.best.metrics[objective], attributes, reports)

@@ -130,7 +130,7 @@ class Snapshots:
                 self._write(position, tensors, scalars)
             self._prune(position, named, keep=NUM_KEPT)
         except OSError as error:
-            self._warn("checkpoint_failed", str(error))
+            logger.warning("checkpoint_failed", extra=self._context(str(error)))
             return False
         return True
 
@@ -182,11 +182,13 @@ class Snapshots:
         except FileNotFoundError:
             return None
         except CheckpointError as error:
-            self._discard(path, "checkpoint_damaged", str(error))
+            logger.warning("checkpoint_damaged", extra=self._context(str(error), path))
+            path.unlink(missing_ok=True)
             return None
         fault = self._find_fault(snapshot.scalars)
         if fault is not None:
-            self._discard(path, "checkpoint_ignored", fault)
+            logger.warning("checkpoint_ignored", extra=self._context(fault, path))
+            path.unlink(missing_ok=True)
             return None
         return snapshot
 
@@ -204,17 +206,14 @@ class Snapshots:
             self._best = (epoch, load_best(self.folder, epoch, self.identity))
         except (FileNotFoundError, CheckpointError) as error:
             self._best = None
-            self._discard(path, "best_weights_lost", str(error))
+            logger.warning("best_weights_lost", extra=self._context(str(error), path))
+            path.unlink(missing_ok=True)
             return False
         return True
 
-    def _discard(self, path: Path, event: str, reason: str) -> None:
-        self._warn(event, reason, file=path.name)
-        with suppress(FileNotFoundError):
-            path.unlink()
-
-    def _warn(self, event: str, reason: str, **context: str) -> None:
-        logger.warning(event, extra={"folder": str(self.folder), "reason": reason, **context})
+    def _context(self, reason: str, path: Path | None = None) -> dict[str, str]:
+        file = {} if path is None else {"file": path.name}
+        return {"folder": str(self.folder), "reason": reason, **file}
 
     def _try_writing(self) -> None:
         """Find out before the training whether its checkpoints can be written."""

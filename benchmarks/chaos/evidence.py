@@ -13,6 +13,7 @@ from search.config import StudyConfig
 from search.space import config_from_params
 from search.study import BASELINE
 from storage.database import Database, parse_url
+from storage.trials import DurableStorage
 from trainer.config import TrainConfig
 
 ENDED_WELL = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -59,7 +60,7 @@ class Evidence:
 def gather(arm: Arm) -> Evidence:
     """Read everything while the arm's server still runs."""
     database = Database(parse_url(arm.exposed.server.url, {}))
-    storage = database.optuna_storage()
+    storage = DurableStorage(database)
     studies = [_gather_study(storage, held) for held in arm.rounds]
     database.close()
     changes = read(arm.exposed.server)

@@ -18,6 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import StudyError, StudyFailedError
+from search.pruning import judge
 from search.space import config_from_params, suggest, suggest_baseline
 from search.study import BASELINE, Study, make_sampler
 from storage.errors import (
@@ -52,8 +53,8 @@ class ClaimedTrial:
     is_baseline: bool
     judged: set[int] = field(default_factory=set)
     """The epochs of which it is known whether the trial is to be pruned."""
-    notes: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    """The pruner's, by epoch, as they were before it was judged."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """The pruner's on a trial that is to be pruned; written when it ends."""
 
     @property
     def number(self) -> int:
@@ -149,16 +150,22 @@ class Claims:
     def _judge(self, claimed: ClaimedTrial, epoch: int) -> bool:
         """Tell whether the newest report is a reason to prune; once for each epoch.
 
-        A pruner notes which rungs a trial has reached, and judges them no more. It is shown its
-        notes from before, in case that its answer was lost with the connection.
+        A pruner notes which rungs a trial has reached, and judges them no more. So its notes on a
+        poor trial are written when that ends: if its worker dies before, the next one judges it.
         """
         if claimed.is_baseline or epoch >= claimed.config.epochs or epoch in claimed.judged:
             return False
-        trial = self._read(claimed.trial._trial_id)
-        trial.system_attrs = dict(claimed.notes.setdefault(epoch, trial.system_attrs))
-        is_poor = self._study.optuna.pruner.prune(self._study.optuna, trial)
+        is_poor, notes = judge(self._study.optuna, self._read(claimed.trial._trial_id))
+        if is_poor:
+            claimed.notes.update(notes)
+        else:
+            self._note(claimed.trial, notes)
         claimed.judged.add(epoch)
         return is_poor
+
+    def _note(self, trial: Trial, notes: Mapping[str, Any]) -> None:
+        for key, note in notes.items():
+            self._study.optuna._storage.set_trial_system_attr(trial._trial_id, key, note)
 
     def finish(
         self,
@@ -173,7 +180,7 @@ class Claims:
             LeaseLostError, DatabaseUnavailableError
         """
         with self._study.database.connection():
-            self._end(claimed.trial, claimed.lease, state, value, attributes or {})
+            self._end(claimed.trial, claimed.lease, state, value, attributes or {}, claimed.notes)
 
     def _end(
         self,
@@ -181,10 +188,12 @@ class Claims:
         lease: Lease,
         state: TrialState,
         value: float | None,
-        attributes: dict[str, Any],
+        attributes: Mapping[str, Any],
+        notes: Mapping[str, Any],
     ) -> None:
         with self._leases.fence(lease):
             if not self._read(trial._trial_id).state.is_finished():
+                self._note(trial, notes)
                 for key, attribute in attributes.items():
                     trial.set_user_attr(key, attribute)
                 self._study.optuna.tell(trial.number, value, state)
@@ -192,7 +201,7 @@ class Claims:
 
     def _fail(self, trial: Trial, lease: Lease, reason: str) -> None:
         """End a trial that nobody can or may train."""
-        self._end(trial, lease, TrialState.FAIL, None, {FAIL_REASON: reason})
+        self._end(trial, lease, TrialState.FAIL, None, {FAIL_REASON: reason}, {})
         logger.warning("trial_failed", extra={"trial": trial.number, "reason": reason})
 
     def _take(self, orphan: FrozenTrial) -> tuple[Trial, Lease] | None:

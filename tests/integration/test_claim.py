@@ -81,6 +81,24 @@ def test_running_trials_of_others_are_waited_for(study: Study) -> None:
     assert claims(study).claim() is Nothing.WAIT
 
 
+def test_verdict_that_got_lost_is_taken_again(database: Database) -> None:
+    """A worker dies between the pruner's verdict and the trial's end: the next one prunes it."""
+    pruner = {"name": "asha", "min_epochs": 1, "reduction": 2}
+    study = create_study(database, config(name="p", pruner=pruner, trials=6), "data-1")
+    mine = claims(study)
+    for _ in range(3):
+        good = claimed(mine.claim())
+        assert not mine.report(good, [0.9])
+        mine.finish(good, TrialState.COMPLETE, 0.9)
+    dying = claims(study, "dying", ttl_seconds=0.001)
+    assert dying.report(claimed(dying.claim()), [0.1])
+    poor = claimed(mine.claim())
+    assert poor.number == 3
+    assert mine.report(poor, [0.1])
+    mine.finish(poor, TrialState.PRUNED)
+    assert study.trials()[3].system_attrs == {"completed_rung_0": 0.1}
+
+
 def test_failed_trials_do_not_count(study: Study) -> None:
     """A trial that FAILs is replaced by a fresh one."""
     mine = claims(study)

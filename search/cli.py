@@ -19,7 +19,12 @@ from search.errors import (
     StudyError,
 )
 from search.logs import configure_logging
-from storage.errors import DatabaseRefusedError, DatabaseUnavailableError, StorageError
+from storage.errors import (
+    DatabaseRefusedError,
+    DatabaseUnavailableError,
+    StorageError,
+    WrongTablesError,
+)
 from trainer.errors import DeviceError, RecipeError, TrainerError, TrainingStoppedError
 
 if TYPE_CHECKING:
@@ -33,8 +38,8 @@ app = typer.Typer(
     add_completion=False,
 )
 _OF_THE_CONFIGURATION = (
-    ConfigError, ContractError, DashboardConfigError, StudyError, DatabaseRefusedError, RecipeError,
-    DeviceError,
+    ConfigError, ContractError, DashboardConfigError, StudyError, DatabaseRefusedError,
+    WrongTablesError, RecipeError, DeviceError,
 )  # fmt: skip
 _INTERRUPTED = 130
 _ALLOW_MISMATCH = "--allow-version-mismatch"
@@ -196,7 +201,8 @@ def up(
         _check_backbones_once(config, database)
         study = create_from_file(config, data, home, database, allow_mismatch=allow_mismatch)
         options = [_ALLOW_MISMATCH] if allow_mismatch else []
-        spent = search_here(study, home, workers, port, stop_on_signals(), options)
+        database.stop = stop_on_signals()
+        spent = search_here(study, home, workers, port, database.stop, options)
         show_outcome(study, home, spent)
     if not spent:
         raise typer.Exit(_INTERRUPTED)

@@ -17,5 +17,9 @@ class EmbeddedServerError(StorageError):
     """The embedded PostgreSQL can't be set up or started."""
 
 
+class WrongTablesError(StorageError):
+    """The database's tables are of another version; only a person can mend that."""
+
+
 class LeaseLostError(StorageError):
     """Somebody else holds the lease now, or it has ended: write nothing more."""

@@ -1,10 +1,13 @@
 """The tables in a database, Optuna's and ours, and the version of ours."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import sqlalchemy as sa
 from optuna.storages import RDBStorage
 
 from storage.database import Database
-from storage.errors import DatabaseRefusedError
+from storage.errors import WrongTablesError
 
 # What is done once has a number, its place. A step is never changed, only followed by another.
 # The first two were done before there were numbers, and so both may meet their own work.
@@ -37,7 +40,7 @@ def ensure_schema(database: Database) -> None:
     Any number of processes may do this at the same time.
 
     Raises:
-        DatabaseRefusedError: the tables are of a newer version.
+        WrongTablesError: the tables are of a newer version.
         DatabaseUnavailableError
     """
     if _read_version(database) == VERSION:
@@ -67,14 +70,14 @@ def _read_version(database: Database) -> int:
     """Return the version of our tables, 0 if they have none.
 
     Raises:
-        DatabaseRefusedError: they are newer than this program.
+        WrongTablesError: they are newer than this program.
     """
     with database.transaction() as connection:
         if connection.execute(sa.text("select to_regclass('melsearch_schema')")).scalar() is None:
             return 0
         version = connection.execute(sa.text("select version from melsearch_schema")).scalar() or 0
     if version > VERSION:
-        raise DatabaseRefusedError(
+        raise WrongTablesError(
             f"{database} has tables of version {version}, made by a newer melsearch; this one "
             f"knows versions up to {VERSION}: install the newer one here too"
         )
@@ -83,8 +86,23 @@ def _read_version(database: Database) -> int:
 
 def _make_optunas_tables(database: Database) -> None:
     """By its own means, and connections, which are more than a worker may have."""
-    maker = RDBStorage(
-        database.url.render_as_string(hide_password=False),
-        engine_kwargs={"poolclass": sa.NullPool},
-    )
+    with known_by_optuna(database):
+        maker = RDBStorage(
+            database.url.render_as_string(hide_password=False),
+            engine_kwargs={"poolclass": sa.NullPool, "connect_args": database.connect_args},
+        )
     maker.engine.dispose()
+
+
+@contextmanager
+def known_by_optuna(database: Database) -> Iterator[None]:
+    """Say what it means that Optuna refuses the tables which it finds.
+
+    Raises:
+        WrongTablesError
+    """
+    try:
+        with database.translated():
+            yield
+    except RuntimeError as error:
+        raise WrongTablesError(f"{database} has tables of another Optuna: {error}") from error

@@ -5,6 +5,7 @@ twice when only the answer to the first commit was lost.
 """
 
 import functools
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,10 @@ from optuna.storages import RDBStorage
 from sqlalchemy import orm
 
 from storage.database import Database
-from storage.errors import DatabaseRefusedError
-from storage.schema import ensure_schema
+from storage.schema import ensure_schema, known_by_optuna
+
+# It complains with whole statements of reads that are repeated anyway.
+logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
 
 _REPEATABLE = (
     "set_study_user_attr", "set_study_system_attr", "get_study_id_from_name",
@@ -75,11 +78,8 @@ class DurableStorage(RDBStorage):
         ensure_schema(self._database)
         url = self._database.url.render_as_string(hide_password=False)
         pool = self._database.engine.pool
-        try:
-            with self._database.translated():
-                super().__init__(url, {"pool": pool}, skip_table_creation=True)
-        except RuntimeError as error:  # the tables are another Optuna's
-            raise DatabaseRefusedError(f"{self._database}: {error}") from error
+        with known_by_optuna(self._database):
+            super().__init__(url, {"pool": pool}, skip_table_creation=True)
 
     def __getstate__(self) -> dict[Any, Any]:
         return {"url": self.url}

@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from threading import Event, Lock, Thread
 from typing import Self
 
@@ -35,7 +35,8 @@ class Keeper:
     def __init__(self, leases: Leases, renew_seconds: float) -> None:
         self._leases, self._renew_seconds = leases, renew_seconds
         self._lock = Lock()
-        self._held: dict[Lease, Event] = {}
+        self._held: dict[Lease, tuple[Event, bool]] = {}
+        self._round = Lock()
         self._done = Event()
         self._thread = Thread(target=self._run, name="renew", daemon=True)
 
@@ -48,22 +49,26 @@ class Keeper:
         self._thread.join()
 
     @contextmanager
-    def keep(self, lease: Lease) -> Iterator[Event]:
-        """Renew the lease while the block runs; yields an event that says it is lost."""
+    def keep(self, lease: Lease, *, make: bool = False) -> Iterator[Event]:
+        """Renew the lease while the block runs; yields an event that says it is lost.
+
+        `make` it again if it was swept: one by which its holder only says that it is there.
+        """
         lost = Event()
         with self._lock:
-            self._held[lease] = lost
+            self._held[lease] = lost, make
         try:
             yield lost
         finally:
-            with self._lock:
+            # What is made again must not be when it has been ended.
+            with self._round if make else nullcontext(), self._lock:
                 del self._held[lease]
 
     def _run(self) -> None:
         wait_seconds = self._renew_seconds
         while not self._done.wait(wait_seconds * random.uniform(0.7, 1.0)):  # noqa: S311
             wait_seconds = min(_RETRY_SECONDS, self._renew_seconds)
-            with suppress(StorageError):
+            with suppress(StorageError), self._round:
                 self._renew()
                 wait_seconds = self._renew_seconds
 
@@ -71,8 +76,8 @@ class Keeper:
         with self._lock:
             held = dict(self._held)
         with self._leases.database.connection():
-            for lease, lost in held.items():
-                if not self._leases.renew(lease):
+            for lease, (lost, make) in held.items():
+                if not self._leases.renew(lease, make=make):
                     lost.set()
 
 
@@ -86,7 +91,9 @@ class Standstill:
     def __init__(self, leases: Leases, lease: Lease, lost: Event, allowed_seconds: float) -> None:
         self._leases, self._lease, self._lost = leases, lease, lost
         self._allowed_seconds = allowed_seconds
+        self._is_unsure = False
         self._last = _now()
+        self._ask_at = 0.0
 
     def require_lease(self) -> None:
         """Return if the lease is ours, as far as is known; asks the database after a standstill.
@@ -94,14 +101,28 @@ class Standstill:
         Raises:
             LeaseLostError
         """
-        stood_still = _now() - self._last > self._allowed_seconds
-        if stood_still and not self._lost.is_set():
+        self._is_unsure = self._is_unsure or _now() - self._last > self._allowed_seconds
+        if self._is_unsure and not self._lost.is_set() and _now() >= self._ask_at:
+            self._ask_at = _now() + _RETRY_SECONDS
             with suppress(StorageError):
                 if not self._leases.renew(self._lease):
                     self._lost.set()
+                self._is_unsure = False
         self._last = _now()
         if self._lost.is_set():
             raise LeaseLostError(f"{self._lease.resource} was taken over")
+
+    def require_certainty(self) -> None:
+        """Return if the lease is ours for sure, as far as a process can know that.
+
+        Raises:
+            LeaseLostError
+            OSError: it stood still, and nobody can be asked: no file may be replaced now.
+        """
+        self._ask_at = 0.0
+        self.require_lease()
+        if self._is_unsure:
+            raise OSError("after a standstill the database can't be asked whose the trial is")
 
 
 @contextmanager

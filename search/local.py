@@ -24,6 +24,7 @@ from search.home import Home, revive
 from search.status import read_status, render_status
 from search.study import Study
 from storage.errors import StorageError
+from storage.outage import persist
 from trainer.gpus import list_gpus, select_gpus
 
 logger = logging.getLogger(__name__)
@@ -159,11 +160,17 @@ def run_workers(
         _stop_all(workers)
     if stop.is_set():
         return False
-    if not is_spent(study):
+    if not persist(lambda: _look_again(study, home), stop):
         codes_of = zip(workers, codes, strict=True)
         first = next((worker for worker, code in codes_of if code), workers[0])
         raise WorkerFailedError(f"a worker failed; {first.log} ends:\n{first.last_words()}")
     return True
+
+
+def _look_again(study: Study, home: Home) -> bool:
+    """Tell whether it is spent, also if the server died with the last worker."""
+    revive(home)
+    return is_spent(study)
 
 
 def is_spent(study: Study) -> bool:

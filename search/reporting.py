@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event
 
+from storage.errors import DatabaseRefusedError, DatabaseUnavailableError
 from storage.outage import Outage, persist
 
 logger = logging.getLogger(__name__)
@@ -40,9 +41,10 @@ class Reporter:
         if self.is_poor():
             return True
         self._values = values
+        deadline = time.monotonic()
         if self._answer is None or self._answer.done():
             self._answer = self._executor.submit(persist, self._send_newest, self._closing)
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+            deadline += _PATIENCE_SECONDS
         while not self._answer.done():
             if self._outage.lasts or time.monotonic() > deadline:
                 context = {"trial": self._trial, "epoch": len(values)}
@@ -57,7 +59,12 @@ class Reporter:
         Raises:
             LeaseLostError, StorageError: by `send`, for good.
         """
-        return self._answer is not None and self._answer.done() and self._answer.result()
+        if self._answer is None or not self._answer.done():
+            return False
+        try:
+            return self._answer.result()
+        except (DatabaseUnavailableError, DatabaseRefusedError):  # until the end
+            return False
 
     @contextmanager
     def closing(self) -> Iterator["Reporter"]:

@@ -139,7 +139,7 @@ def hold_slot(
     try:
         num_gpus = len(list_gpus(wish.environ)) if gpu else 0
         slot = Slot(lease, wish, gpu, use_gpu(gpu), num_gpus, leases, stop, trouble)
-        with keeper.keep(lease) as lost, _watched(slot, lost):
+        with keeper.keep(lease, make=gpu is None) as lost, _watched(slot, lost):
             if damage := find_damage(slot.device) or find_mismatch(gpu, slot.device):
                 slot.lose(f"it doesn't work: {damage}")
             yield slot
@@ -168,6 +168,8 @@ def _watched(slot: Slot, lost: Event) -> Iterator[None]:
         num_missed = 0
         while slot.gpu and not done.wait(_LOOK_EVERY_SECONDS):
             num_missed = num_missed + 1 if is_lost(slot.gpu, slot.wish.environ) else 0
+            if done.is_set():
+                return
             if lost.is_set():
                 slot.lose(_TAKEN_OVER)
             elif num_missed > 1:  # one look may have met a driver that was busy

@@ -35,6 +35,11 @@ def read_status(study: Study) -> dict[str, Any]:
     Raises:
         DatabaseUnavailableError
     """
+    with study.database.connection():
+        return _read_status(study)
+
+
+def _read_status(study: Study) -> dict[str, Any]:
     trials = study.trials()
     budget = study.budget()
     counts = {
@@ -145,7 +150,7 @@ def show_status(study: Study, *, as_json: bool) -> None:
     Raises:
         DatabaseUnavailableError
     """
-    status = read_status(study)
+    status = study.database.repeat(lambda: read_status(study))
     if as_json:
         typer.echo(json.dumps(status, default=str))
     else:
@@ -163,7 +168,8 @@ def watch_status(study: Study, *, as_json: bool) -> NoReturn:
         time.sleep(_WATCH_SECONDS)
     with Live(console=make_console(), auto_refresh=False) as live:
         while True:
-            live.update(render_status(read_status(study)), refresh=True)
+            status = study.database.repeat(lambda: read_status(study))
+            live.update(render_status(status), refresh=True)
             time.sleep(_WATCH_SECONDS)
 
 

@@ -73,23 +73,19 @@ def await_slot(
 ) -> tuple[Lease, Gpu | None] | None:
     """Take a slot, or wait until one is free; None if `stop` or the end of all work came first.
 
-    Waits outages out. After one, nobody's lease is taken before he had a ttl to renew it.
+    Waits outages out.
     """
     notice = _Notice(leases, holder)
-    not_before = ask_at = time.monotonic()
+    ask_at = time.monotonic()
     while not stop.is_set():
-        now = time.monotonic()
-        try:
-            with leases.database.connection():
-                if now >= ask_at:
-                    if not has_work():
-                        return None
-                    ask_at = now + _ASK_EVERY_SECONDS
-                may_take = wish.device == "cpu" or now >= not_before  # a core is nobody's alone
-                if may_take and (taken := _take(leases, wish, holder, notice)):
-                    return taken
-        except StorageError:
-            not_before = time.monotonic() + leases.ttl_seconds
+        with suppress(StorageError), leases.database.connection():
+            now = time.monotonic()
+            if now >= ask_at:
+                if not has_work():
+                    return None
+                ask_at = now + _ASK_EVERY_SECONDS
+            if taken := _take(leases, wish, holder, notice):
+                return taken
         stop.wait(_POLL_SECONDS)
     return None
 

@@ -165,7 +165,7 @@ class Worker:
             objective=objective,
             on_epoch=report,
             should_stop=should_stop,
-            before_replace=still.require_lease,
+            before_replace=still.require_certainty,
         )
 
     def _blame_gpu(self, claimed: ClaimedTrial, error: Exception) -> bool:
@@ -288,7 +288,7 @@ def _present(study: Study, leases: Leases, keeper: Keeper, name: str) -> Iterato
     if presence is None:
         raise SearchError(f"another worker is called {name}; start this one again")
     try:
-        with keeper.keep(presence):
+        with keeper.keep(presence, make=True):
             yield
     finally:
         with suppress(StorageError):  # unsaid, the presence ends by itself

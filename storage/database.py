@@ -8,13 +8,18 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from storage.address import parse_url
-from storage.errors import DatabaseUnavailableError, LeaseLostError, StorageError
+from storage.errors import (
+    DatabaseRefusedError,
+    DatabaseUnavailableError,
+    LeaseLostError,
+    StorageError,
+)
 from storage.outage import Outage, persist
-from storage.sqlerrors import translate
+from storage.sqlerrors import is_outage, translate
 
 __all__ = ["Database", "parse_url"]
 
@@ -31,7 +36,7 @@ _OPTIONS = (
     "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
     " -c idle_in_transaction_session_timeout=30000"
 )
-_IDLE_OPTION = " -c idle_session_timeout=30000"
+_IDLE_OPTION = "-c idle_session_timeout=30000"
 """The server frees the locks of a client that froze or vanished, so that others go on."""
 _NUM_CONNECTIONS = 2
 """At most, of a process, and none while it has nothing to say: 100 workers share a server."""
@@ -61,9 +66,11 @@ class Database:
         self.stop = threading.Event()
         """Set, nobody waits for the database any more."""
         self._here = _Here()
+        options = [str(url.query.get("options", "")), _OPTIONS, "" if keep else _IDLE_OPTION]
+        self.connect_args = {**_CONNECT_ARGS, "options": " ".join(options)}
         self.engine = sa.create_engine(
             url,
-            connect_args={**_CONNECT_ARGS, "options": _OPTIONS + ("" if keep else _IDLE_OPTION)},
+            connect_args=self.connect_args,
             pool_pre_ping=True,
             pool_size=keep or _NUM_CONNECTIONS,
             max_overflow=0,
@@ -216,15 +223,17 @@ class Database:
         """Turn the errors of SQLAlchemy, the driver and Optuna's storage into ours."""
         try:
             yield
-        except (DBAPIError, PoolTimeoutError) as error:
-            raise self._note(translate(error, str(self))) from error
+        except (DBAPIError, PendingRollbackError, PoolTimeoutError) as error:
+            raise self._translate(error) from error
         except StorageInternalError as error:
-            raise self._note(translate(error.__cause__ or error, str(self))) from error
+            raise self._translate(error.__cause__ or error) from error
 
-    def _note(self, error: StorageError) -> StorageError:
-        if isinstance(error, DatabaseUnavailableError):
-            self.outage.begins(str(error))
-        return error
+    def _translate(self, error: BaseException) -> StorageError:
+        ours = translate(error, str(self))
+        # A deadlock, or a wait for our own other thread, is no outage, though it is repeated too.
+        if isinstance(ours, DatabaseRefusedError) or is_outage(error):
+            self.outage.begins(str(ours))
+        return ours
 
     def close(self) -> None:
         """Close every idle connection."""

@@ -23,13 +23,18 @@ on conflict (resource) do update set
     attempts = held.attempts + case when held.holder is null then 0 else 1 end,
     expires_at = excluded.expires_at,
     ttl_seconds = excluded.ttl_seconds
-where {_FREE}
+where {_FREE} and (:may_rob or held.holder is null or held.expires_at = '-infinity')
 returning token, attempts"""  # noqa: S608  (a constant of ours; values are bound)
 
 _MINE = "resource = :resource and holder = :holder and token = :token"
 _RENEW = f"""
 update melsearch_lease set expires_at = clock_timestamp() + make_interval(secs => :ttl)
 where {_MINE}"""  # noqa: S608
+_RENEW_OR_MAKE = """
+insert into melsearch_lease as held (resource, holder, token, attempts, expires_at, ttl_seconds)
+values (:resource, :holder, :token, 0, clock_timestamp() + make_interval(secs => :ttl), :ttl)
+on conflict (resource) do update set expires_at = excluded.expires_at
+where held.holder = :holder and held.token = :token"""
 _RELEASE = f"""
 update melsearch_lease set holder = null, expires_at = clock_timestamp() where {_MINE}"""  # noqa: S608
 _RELEASE_ALL = """
@@ -83,17 +88,29 @@ class Leases:
         self.ttl_seconds = ttl_seconds
 
     def take(self, resource: str, holder: str) -> Lease | None:
-        """Take a free or expired resource with a new token, or return None: somebody holds it."""
-        values = {"resource": resource, "holder": holder, "ttl": self.ttl_seconds}
+        """Take a free or expired resource with a new token, or return None: somebody holds it.
+
+        After an outage, of which the server may know nothing, what has expired is nobody else's
+        before its holder had a ttl to renew it.
+        """
+        values = {
+            "resource": resource,
+            "holder": holder,
+            "ttl": self.ttl_seconds,
+            "may_rob": self.database.outage.seconds_since > self.ttl_seconds,
+        }
         with self.database.transaction() as connection:
             row = connection.execute(sa.text(_TAKE), values).first()
             if row is not None:
                 self.database.mark(connection.execute)
         return Lease(resource, holder, row.token, row.attempts) if row else None
 
-    def renew(self, lease: Lease) -> bool:
-        """Hold on for another ttl, or return False: the lease is lost."""
-        return self._change(_RENEW, lease)
+    def renew(self, lease: Lease, *, make: bool = False) -> bool:
+        """Hold on for another ttl, or return False: the lease is lost.
+
+        `make` it again where somebody has swept it, if nobody else would ever take it.
+        """
+        return self._change(_RENEW_OR_MAKE if make else _RENEW, lease)
 
     def release(self, lease: Lease) -> bool:
         """Give the resource back for anybody to take at once; that counts as no attempt."""

@@ -1,6 +1,8 @@
 """An outage of the database: waited out, with a line in the log when it begins and when it ends."""
 
 import logging
+import math
+import time
 from collections.abc import Callable
 from threading import Event, Lock
 from typing import TypeVar
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
+_QUIET_SECONDS = 1.0
+"""A server that is full, or just back, lets one in and refuses the next."""
 
 T = TypeVar("T")
 
@@ -32,6 +36,7 @@ class Outage:
         self._lock = Lock()
         self._was_reached = False
         self._lasts = False
+        self._last_failure = self._end = -math.inf
 
     @property
     def lasts(self) -> bool:
@@ -43,16 +48,26 @@ class Outage:
         """Whether the database has ever answered."""
         return self._was_reached
 
+    @property
+    def seconds_since(self) -> float:
+        """How long ago the last one ended, as far as is known; inf if there was none."""
+        return 0.0 if self._lasts else time.monotonic() - self._end
+
     def ends(self) -> None:
-        """Note that the database has answered."""
+        """Note that the database has answered; the end is told after a moment without failure."""
+        now = time.monotonic()
         with self._lock:
-            lasted, self._lasts, self._was_reached = self._lasts, False, True
-        if lasted:
+            self._was_reached = True
+            is_over = self._lasts and now - self._last_failure > _QUIET_SECONDS
+            if is_over:
+                self._lasts, self._end = False, now
+        if is_over:
             logger.warning("database_back")
 
     def begins(self, reason: str) -> None:
         """Note that it didn't; who doesn't wait for it says so in other ways."""
         with self._lock:
+            self._last_failure = time.monotonic()
             is_news = not self._lasts and (self._was_reached or self.is_patient)
             self._lasts = self._lasts or is_news
         if is_news:

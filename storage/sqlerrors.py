@@ -1,6 +1,12 @@
 """What an error of the driver means: come back later, ask a person, or a fault of ours."""
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
+from sqlalchemy.exc import (
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from storage.errors import DatabaseRefusedError, DatabaseUnavailableError, StorageError
@@ -13,10 +19,13 @@ _PASSING_CLASSES = (
     "57",  # shut down, starting, cancelled, idle for too long
     "58",  # input or output error on the server
 )
+_OF_ONE = (
+    "55P03",  # a lock can't be had now
+    "57014",  # cancelled
+)
 _PASSING = (
     "25006",  # read-only: a standby, until it is promoted
     "25P03",  # idle in a transaction for too long
-    "55P03",  # a lock can't be had now
 )
 
 
@@ -33,6 +42,15 @@ def translate(error: BaseException, address: str) -> StorageError:
     return StorageError(f"{address} failed: {lines[0]}")
 
 
+def is_outage(error: BaseException) -> bool:
+    """Tell whether the database is away, or can take nothing, for everybody."""
+    if not isinstance(error, DBAPIError):
+        return False
+    code = getattr(error.orig, "pgcode", None) or ""
+    is_of_one = code[:2] == "40" or code in _OF_ONE
+    return _passes(error) and not is_of_one
+
+
 def _passes(error: BaseException) -> bool:
     """Tell whether the same statement may succeed later."""
     if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
@@ -43,5 +61,5 @@ def _passes(error: BaseException) -> bool:
         return False
     code = getattr(error.orig, "pgcode", None)
     if code is None:  # the driver's own complaint, as of an answer that broke off
-        return error.connection_invalidated or type(error) is DBAPIError
-    return code[:2] in _PASSING_CLASSES or code in _PASSING
+        return error.connection_invalidated or type(error) in (DBAPIError, DatabaseError)
+    return code[:2] in _PASSING_CLASSES or code in _PASSING + _OF_ONE

@@ -125,7 +125,7 @@ def test_fence_holds_a_takeover_back(database: Database, database_url: str) -> N
     taken: list[Lease | None] = []
     thread = threading.Thread(target=lambda: taken.append(leases.take("trial:s:1", "b")))
     waiting = sa.text("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")
-    observer = sa.create_engine(parse_url(database_url, {}))
+    observer = sa.create_engine(parse_url(database_url, {}), isolation_level="AUTOCOMMIT")
 
     @sa.event.listens_for(storage.scoped_session.session_factory, "before_commit")
     def begin_a_takeover(_: object) -> None:

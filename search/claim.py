@@ -6,7 +6,6 @@ trial is RUNNING from its first claim to its end, whoever works on it; the lease
 
 import logging
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from typing import Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.errors import StudyError, StudyFailedError
+from search.budget import FAIL_REASON, has_room, stop_if_failing
+from search.errors import StudyError
 from search.pruning import judge
 from search.space import config_from_params, suggest, suggest_baseline
 from search.study import BASELINE, Study, make_sampler
@@ -31,9 +31,6 @@ from storage.leases import Lease, Leases
 from trainer.config import TrainConfig
 
 logger = logging.getLogger(__name__)
-
-FAIL_REASON = "fail_reason"
-_ENDED_WELL = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Nothing(Enum):
@@ -120,8 +117,8 @@ class Claims:
             if orphan.state == TrialState.RUNNING and (claimed := self._take_over(orphan)):
                 return claimed
         trials = self._study.trials()
-        _stop_if_failing(self._study, trials)
-        if _has_room(trials, self._study.budget()):
+        stop_if_failing(self._study, trials)
+        if has_room(trials, self._study.budget()):
             return self._ask(len(trials))
         running = any(trial.state == TrialState.RUNNING for trial in trials)
         return Nothing.WAIT if running else Nothing.SPENT
@@ -260,19 +257,6 @@ class Claims:
         return suggested(trial, self._study.config)
 
 
-def has_work(study: Study) -> bool:
-    """Tell whether the study's budget is not spent yet.
-
-    Raises:
-        StudyFailedError: too many trials have failed.
-        DatabaseUnavailableError
-    """
-    with study.database.connection():
-        trials, budget = study.trials(), study.budget()
-    _stop_if_failing(study, trials)
-    return sum(trial.state in _ENDED_WELL for trial in trials) < budget
-
-
 def trial_prefix(study: str) -> str:
     """Return what the names of the study's trial leases start with; the number follows."""
     return f"trial:{study}:"
@@ -292,17 +276,6 @@ def _is_baseline(trial: Trial | FrozenTrial) -> bool:
     return bool(trial.user_attrs.get(BASELINE, False))
 
 
-def _has_room(trials: Sequence[FrozenTrial], budget: int) -> bool:
-    if any(trial.state == TrialState.WAITING for trial in trials):
-        return True
-    return _count(trials) < budget
-
-
-def _count(trials: Sequence[FrozenTrial]) -> int:
-    """Count the trials that take their share of the budget."""
-    return sum(trial.state != TrialState.FAIL for trial in trials)
-
-
 @contextmanager
 def _ended_means_lost() -> Iterator[None]:
     """Say LeaseLostError where Optuna refuses to change a trial that somebody else has ended."""
@@ -310,17 +283,3 @@ def _ended_means_lost() -> Iterator[None]:
         yield
     except UpdateFinishedTrialError as error:
         raise LeaseLostError("the trial was ended while it was claimed") from error
-
-
-def _stop_if_failing(study: Study, trials: Sequence[FrozenTrial]) -> None:
-    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
-    limit = study.config.max_failed_trials
-    if len(failed) > limit:
-        reasons = Counter(
-            trial.user_attrs.get(FAIL_REASON, "no reason was recorded") for trial in failed
-        )
-        reason, num_times = reasons.most_common(1)[0]
-        raise StudyFailedError(
-            f"study {study.name!r} stopped: {len(failed)} trials failed, allowed are "
-            f"max_failed_trials = {limit}; {num_times} of them: {reason}"
-        )

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from search.claim import FAIL_REASON, trial_prefix, worker_prefix
+from search.budget import FAIL_REASON
+from search.claim import trial_prefix, worker_prefix
 from search.console import make_console
 from search.study import BASELINE, Study
 from storage.leases import Leases

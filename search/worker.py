@@ -13,7 +13,8 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from search.claim import FAIL_REASON, ClaimedTrial, Claims, has_work, worker_prefix
+from search.budget import FAIL_REASON, has_work
+from search.claim import ClaimedTrial, Claims, worker_prefix
 from search.errors import ContractError, GpuLostError, SearchError, WorkerFailedError
 from search.holding import Keeper, Standstill, leave_in_time, until_told
 from search.home import Home

@@ -9,7 +9,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.claim import FAIL_REASON, ClaimedTrial, Claims, Nothing, trained_config
+from search.budget import FAIL_REASON
+from search.claim import ClaimedTrial, Claims, Nothing, trained_config
 from search.config import StudyConfig, parse_study
 from search.errors import ContractError, StudyError, StudyFailedError
 from search.status import read_status

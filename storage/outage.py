@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from threading import Event, Lock
+from threading import Event, Lock, Thread, current_thread
 from typing import TypeVar
 
 from tenacity import (
@@ -21,22 +21,27 @@ logger = logging.getLogger(__name__)
 
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 5.0
-_QUIET_SECONDS = 1.0
-"""A server that is full, or just back, lets one in and refuses the next."""
+_RETRIES_WITHIN_SECONDS = 30.0
+"""Who doesn't try again for so long has given up."""
 
 T = TypeVar("T")
 
 
 class Outage:
-    """Whether the database is lost, as all threads of this process see it together."""
+    """Whether the database is lost, as all threads of this process see it together.
+
+    A server may be lost to some alone: with a full disk it takes no report, and renews a lease. So
+    it is back when all who missed it have got through or given up.
+    """
 
     def __init__(self) -> None:
         self.is_patient = False
         """Whether a database that has never answered is waited for, as by those who stay long."""
         self._lock = Lock()
+        self._missed_at: dict[Thread, float] = {}
         self._was_reached = False
         self._lasts = False
-        self._last_failure = self._end = -math.inf
+        self._end = -math.inf
 
     @property
     def lasts(self) -> bool:
@@ -54,24 +59,34 @@ class Outage:
         return 0.0 if self._lasts else time.monotonic() - self._end
 
     def ends(self) -> None:
-        """Note that the database has answered; the end is told after a moment without failure."""
-        now = time.monotonic()
+        """Note that the database has answered this thread."""
         with self._lock:
             self._was_reached = True
-            is_over = self._lasts and now - self._last_failure > _QUIET_SECONDS
+            self._missed_at.pop(current_thread(), None)
+            is_over = self._lasts and not self._is_missed()
             if is_over:
-                self._lasts, self._end = False, now
+                self._lasts, self._end = False, time.monotonic()
         if is_over:
             logger.warning("database_back")
 
     def begins(self, reason: str) -> None:
         """Note that it didn't; who doesn't wait for it says so in other ways."""
         with self._lock:
-            self._last_failure = time.monotonic()
+            self._missed_at[current_thread()] = time.monotonic()
             is_news = not self._lasts and (self._was_reached or self.is_patient)
             self._lasts = self._lasts or is_news
         if is_news:
             logger.warning("database_lost", extra={"reason": reason})
+
+    def _is_missed(self) -> bool:
+        """Tell whether a thread is left that will try again."""
+        since = time.monotonic() - _RETRIES_WITHIN_SECONDS
+        self._missed_at = {
+            thread: missed_at
+            for thread, missed_at in self._missed_at.items()
+            if thread.is_alive() and missed_at > since
+        }
+        return bool(self._missed_at)
 
 
 _OUTAGES = (DatabaseUnavailableError, DatabaseRefusedError)

@@ -26,7 +26,6 @@ from search.version import check_versions, trained_by
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLostError, StorageError
 from storage.leases import Lease, Leases
-from storage.outage import persist
 from storage.schema import forget_old_commits
 from trainer.cache import WaveformCache, find_cache, list_caches
 from trainer.config import TrainConfig
@@ -280,12 +279,12 @@ def run_worker(
 def _present(study: Study, leases: Leases, keeper: Keeper, name: str) -> Iterator[None]:
     """Let the study know that this worker is there, waiting or training, while the block runs."""
 
-    def join() -> Lease | None:
+    def announce() -> Lease | None:
         leases.sweep(worker_prefix(study.name))  # of those that died
         forget_old_commits(study.database)
         return leases.take(worker_prefix(study.name) + name, name)
 
-    presence = persist(join, study.database.stop)
+    presence = study.database.repeat(announce)
     if presence is None:
         raise SearchError(f"another worker is called {name}; start this one again")
     try:

@@ -2,7 +2,7 @@
 
 import itertools
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
@@ -20,9 +20,7 @@ from tests.faults.workers import (
     TRAINING,
     Crew,
     WorkerProcess,
-    crew_of,
     fingerprint,
-    make_home,
     tiny_study,
 )
 from tests.waiting import wait_until
@@ -92,19 +90,10 @@ def takeovers(workers: Sequence[WorkerProcess], trial: int) -> list[int]:
     return [event["attempts"] for event in events if event["trial"] == trial]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A home with a waveform cache; each test's runs lie in its own home."""
-    return make_home(tmp_path_factory.mktemp("slots"))
-
-
 @pytest.fixture
-def machine(database_url: str, home: Home, tmp_path: Path) -> Iterator[Machine]:
+def machine(crew: Crew, tmp_path: Path) -> Machine:
     """A machine of two GPUs on a fresh database."""
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "cache").symlink_to(home.cache)
-    with crew_of(database_url, Home(tmp_path / "home"), tmp_path) as crew:
-        yield Machine(crew, tmp_path / "gpus")
+    return Machine(crew, tmp_path / "gpus")
 
 
 def make_study(database: Database, home: Home, trials: int, epochs: int) -> Study:

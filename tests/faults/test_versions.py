@@ -2,8 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,26 +11,11 @@ from search.home import Home
 from search.study import Study, create_study
 from search.version import code_version, library_versions
 from storage.database import Database
-from tests.faults.workers import Crew, crew_of, fingerprint, holders, make_home, tiny_study
+from tests.faults.workers import Crew, fingerprint, holders, tiny_study
 
 OLD = {"code_version": "0.0.9+other", "libraries": library_versions() | {"timm": "0.9.9"}}
 ALLOW = {"MELSEARCH_ALLOW_VERSION_MISMATCH": "1"}
 WORKER = ["-m", "search.cli", "worker", "s"]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The home of these tests."""
-    return make_home(tmp_path_factory.mktemp("versions"))
-
-
-@pytest.fixture
-def crew(database_url: str, home: Home, tmp_path: Path) -> Iterator[Crew]:
-    """Starts workers on a fresh database, with runs of their own."""
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "cache").symlink_to(home.cache)
-    with crew_of(database_url, Home(tmp_path / "home"), tmp_path) as crew:
-        yield crew
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,59 +16,20 @@ from storage.embedded import _pg_ctl, embedded_server, ensure_running
 from tests.command import user_folder
 from tests.cutter import cutter_before
 from tests.faults.workers import (
+    EPOCHS,
     TRAINING,
     Crew,
     WorkerProcess,
+    assert_whole,
     crew_of,
     fingerprint,
     holders,
-    make_home,
     tiny_study,
 )
 from tests.media import small_clips, write_dataset
 from tests.waiting import wait_until
 from trainer.cache import prepare
 from trainer.snapshots import list_checkpoints
-
-EPOCHS = TRAINING["epochs"]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The home of these tests; each test's runs lie under its own study's name."""
-    return make_home(tmp_path_factory.mktemp("worker"))
-
-
-@pytest.fixture
-def own_home(home: Home, tmp_path: Path) -> Home:
-    """A home with the same data and no runs."""
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "cache").symlink_to(home.cache)
-    return Home(tmp_path / "home")
-
-
-@pytest.fixture
-def crew(database_url: str, own_home: Home, tmp_path: Path) -> Iterator[Crew]:
-    """Starts workers on a fresh database."""
-    with crew_of(database_url, own_home, tmp_path) as crew:
-        yield crew
-
-
-@pytest.fixture
-def study(database: Database, home: Home) -> Study:
-    """A study with a budget of one trial, its baseline."""
-    return create_study(database, tiny_study(), fingerprint(home))
-
-
-def assert_whole(study: Study, num_trials: int = 1) -> None:
-    """Require exactly the budget, each trial complete with the reports of all its epochs."""
-    trials = study.trials()
-    assert [trial.number for trial in trials] == list(range(num_trials))
-    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    for trial in trials:
-        assert list(trial.intermediate_values) == list(range(1, EPOCHS + 1))
-        assert trial.value == max(trial.intermediate_values.values())
-    assert holders(study) == []
 
 
 def assert_resumed(worker: WorkerProcess, trial: int = 0) -> None:

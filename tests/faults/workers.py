@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import TrialState
+
 from search.claim import trial_prefix
 from search.config import StudyConfig, parse_study
 from search.home import Home
@@ -33,8 +35,11 @@ TRAINING: dict[str, Any] = {
     "epochs": 40,
     "optimizer": "adam",
 }
+EPOCHS = TRAINING["epochs"]
 BASELINE = TRAINING | {"frontend": "logmel", "augmentation": "none", "weights": "none"}
 TTL_SECONDS = 3.0
+SECONDS = 180.0
+"""A deadline, for a machine that has much else to do."""
 
 
 def tiny_study(name: str = "s", trials: int = 1, **changes: Any) -> StudyConfig:
@@ -90,7 +95,7 @@ class WorkerProcess:
 
     def wait_for(self, name: str) -> dict[str, Any]:
         """Wait until it logs an event of that name; return the newest one."""
-        return wait_until(lambda: self.events(name) if self._require_life() else [])[-1]
+        return wait_until(lambda: self.events(name) if self._require_life() else [], SECONDS)[-1]
 
     def wait_for_epoch(self, epoch: int) -> None:
         """Wait until it has ended that epoch of whatever trial it trains."""
@@ -98,14 +103,24 @@ class WorkerProcess:
             lambda: (
                 self._require_life()
                 and any(event["epoch"] >= epoch for event in self.events("epoch_ended"))
-            )
+            ),
+            SECONDS,
         )
+
+    def train_on(self, num_epochs: int = 2) -> None:
+        """Wait until it has ended so many more epochs of the trial that it trains."""
+        self.wait_for_epoch(self.events("epoch_ended")[-1]["epoch"] + num_epochs)
+
+    def is_frozen(self) -> bool:
+        """Tell whether it has stopped itself."""
+        status = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0] == "T"
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 120.0) -> int:
+    def wait(self, seconds: float = SECONDS) -> int:
         """Wait for its end; return its exit code."""
         return self.process.wait(seconds)
 
@@ -153,3 +168,21 @@ def crew_of(url: str, home: Home, folder: Path) -> Iterator[Crew]:
 def holders(study: Study) -> list[HeldLease]:
     """Return the leases on the study's trials that are held now."""
     return Leases(study.database, TTL_SECONDS).held(trial_prefix(study.name))
+
+
+def assert_whole(study: Study, num_trials: int = 1) -> None:
+    """Require exactly the budget, each trial complete with the reports of all its epochs."""
+    trials = study.trials()
+    assert [trial.number for trial in trials] == list(range(num_trials))
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    for trial in trials:
+        assert list(trial.intermediate_values) == list(range(1, EPOCHS + 1))
+        assert trial.value == max(trial.intermediate_values.values())
+    assert holders(study) == []
+
+
+def assert_one_outage(worker: WorkerProcess) -> None:
+    """Require that the log said once that the database was lost, and once that it was back."""
+    num_lines = [len(worker.events(name)) for name in ("database_lost", "database_back")]
+    assert num_lines == [1, 1]
+    assert len(worker.events("trial_started")) == len(worker.events("trial_ended"))

@@ -41,7 +41,7 @@ class Reporter:
         if self.is_poor():
             return True
         self._values = values
-        deadline = time.monotonic()
+        deadline = time.monotonic()  # who was waited for in vain is not waited for again
         if self._answer is None or self._answer.done():
             self._answer = self._executor.submit(persist, self._send_newest, self._closing)
             deadline += _PATIENCE_SECONDS

@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.disk import remount, small_disk
 from tests.media import small_clips, write_dataset
 from trainer.cache import WaveformCache, prepare
 from trainer.errors import DataError
@@ -156,22 +156,11 @@ def test_decoders_that_cannot_start_are_told(data: Path, root: Path) -> None:
     assert go_on(data, root)[0] == 1
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for about half of the clips."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "melsearch-test", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("only root may mount a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_full_disk_is_told_and_the_work_kept(data: Path, small_disk: Path) -> None:
+def test_full_disk_is_told_and_the_work_kept(data: Path, tmp_path: Path) -> None:
     """On a full disk nothing half-written stays, and with more room the next prepare goes on."""
-    root = small_disk / "cache"
-    with pytest.raises(DataError, match=r"no space left for the cache .*what is decoded is kept"):
-        prepare(data, root, num_processes=2, notebook_images=False)
-    subprocess.run(["mount", "-o", "remount,size=9m", str(small_disk)], check=True)
-    assert go_on(data, root)[0] > 1
+    with small_disk(tmp_path / "disk", "600k") as disk:  # for about half of the clips
+        root = disk / "cache"
+        with pytest.raises(DataError, match=r"no space left for the cache .*decoded is kept"):
+            prepare(data, root, num_processes=2, notebook_images=False)
+        assert remount(disk, "size=9m")
+        assert go_on(data, root)[0] > 1

@@ -74,6 +74,22 @@ def test_architecture_maps_every_module() -> None:
         assert mapped == there
 
 
+def test_table_of_deaths_links_each_test_of_a_fault() -> None:
+    """docs/operations.md links tests that exist, and every one of tests/faults."""
+    page = (ROOT / "docs/operations.md").read_text()
+    section = page.split("## What dies, what happens, what is lost\n")[1].split("\n## ")[0]
+    linked = {(path, name) for name, path in re.findall(r"\[(test_\w+)\]\(\.\./(\S+)\)", section)}
+    there = {path for path, _ in linked}
+    there |= {str(path.relative_to(ROOT)) for path in (ROOT / "tests/faults").glob("test_*.py")}
+    tests = {
+        (path, name)
+        for path in there
+        for name in re.findall(r"^def (test_\w+)\(", (ROOT / path).read_text(), re.MULTILINE)
+    }
+    assert linked <= tests
+    assert {(path, name) for path, name in tests if path.startswith("tests/faults/")} <= linked
+
+
 def test_image_is_labelled_with_the_packages_version() -> None:
     """The Dockerfile can't read pyproject.toml, so its own copy must be right."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

@@ -36,6 +36,7 @@ sys.argv = ["melsearch", "worker", "s"]
 main()
 """
 DROPOUT = {"dropout": {"type": "float", "low": 0.0, "high": 0.5}}
+RUNAWAY = {"optimizer": "sgd", "momentum": 0.99, "lr": 10.0, "schedule": "constant"}
 
 
 def short_study(trials: int, epochs: int, changes: dict[str, Any], **others: Any) -> StudyConfig:
@@ -90,3 +91,16 @@ def test_training_without_a_finite_epoch_fails(
     assert trial.state == TrialState.FAIL
     assert "in epoch 1" in trial.user_attrs[FAIL_REASON]
     assert "lower lr" in trial.user_attrs[FAIL_REASON]
+
+
+def test_training_that_runs_away_after_finite_epochs_is_pruned(
+    database: Database, home: Home, crew: Crew
+) -> None:
+    """What it reported before counts, and it takes its share of the budget."""
+    study = create_study(
+        database, short_study(1, 50, RUNAWAY, space=DROPOUT, max_failed_trials=0), fingerprint(home)
+    )
+    assert crew.start().wait() == 0
+    (trial,) = study.trials()
+    assert trial.state == TrialState.PRUNED
+    assert 0 < len(trial.intermediate_values) < 50

@@ -4,10 +4,15 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+SECONDS = 180.0
+"""A deadline, for a machine that has much else to do."""
+
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 60.0, poll_seconds: float = 0.05) -> T:
+def wait_until(
+    condition: Callable[[], T], seconds: float = SECONDS, poll_seconds: float = 0.05
+) -> T:
     """Return the first true value of `condition`; fail after the deadline."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

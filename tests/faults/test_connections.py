@@ -17,7 +17,7 @@ from search.worker import _present
 from storage.database import Database, parse_url
 from storage.leases import Leases
 from storage.outage import persist
-from tests.faults.workers import SECONDS, Crew, assert_whole, tiny_study
+from tests.faults.workers import Crew, assert_whole, tiny_study
 from tests.waiting import wait_until
 
 NUM_WORKERS = 100
@@ -47,7 +47,7 @@ def test_worker_has_two_connections_at_most_and_mostly_none(
         seen[watcher.execute(_NUM_CONNECTIONS).scalar_one()] += 1
         return worker.process.poll() is not None
 
-    wait_until(has_left, SECONDS, poll_seconds=0.01)
+    wait_until(has_left, poll_seconds=0.01)
     assert worker.wait() == 0
     assert_whole(study)
     assert max(seen) in (1, 2)

@@ -12,7 +12,7 @@ from search.home import Home
 from search.study import Study
 from tests.command import succeed
 from tests.disk import fill, remount, small_disk
-from tests.faults.workers import SECONDS, Crew, assert_whole, crew_of, holders
+from tests.faults.workers import Crew, assert_whole, crew_of, holders
 from tests.waiting import wait_until
 from trainer.cache import list_caches
 from trainer.index import WAVEFORM_FILE
@@ -39,11 +39,11 @@ def test_runs_that_cannot_be_written_end_no_trial(study: Study, crew: Crew, faul
         checkpoint = crew.home.artifacts.trial_folder("s", 0) / "checkpoint.safetensors"
         worker = crew.start()
         worker.wait_for_epoch(2)
-        wait_until(lambda: SPOIL[fault](disk) and worker.events("checkpoint_failed"), SECONDS)
+        wait_until(lambda: SPOIL[fault](disk) and worker.events("checkpoint_failed"))
         worker.train_on()
         before = written_at(checkpoint)
         MEND[fault](disk)
-        wait_until(lambda: written_at(checkpoint) > before, SECONDS)
+        wait_until(lambda: written_at(checkpoint) > before)
         assert worker.wait() == 0
         assert_whole(study)
 
@@ -54,7 +54,7 @@ def test_removed_checkpoint_folder_is_made_again(study: Study, crew: Crew, tmp_p
     worker = crew.start()
     worker.wait_for_epoch(2)
     folder.rename(tmp_path / "removed")
-    wait_until((folder / "checkpoint.safetensors").exists, SECONDS)
+    wait_until((folder / "checkpoint.safetensors").exists)
     assert worker.wait() == 0
     assert_whole(study)
 

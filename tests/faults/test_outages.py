@@ -18,7 +18,6 @@ from tests.command import user_folder
 from tests.cutter import cutter_before
 from tests.disk import fill, small_disk
 from tests.faults.workers import (
-    SECONDS,
     Crew,
     assert_one_outage,
     assert_whole,
@@ -28,7 +27,7 @@ from tests.faults.workers import (
     tiny_study,
 )
 from tests.servers import kill_server, own_server, promote, standby_of
-from tests.waiting import wait_until
+from tests.waiting import SECONDS, wait_until
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def test_black_hole_stops_no_training(study: Study, database_url: str, crew: Cre
         worker = crew.start()
         worker.wait_for_epoch(2)
         cutter.hold(True)
-        wait_until(lambda: holders(study) == [], SECONDS)
+        wait_until(lambda: holders(study) == [])
         worker.wait_for("database_lost")
         worker.train_on()
         cutter.hold(False)
@@ -82,7 +81,7 @@ def test_server_that_is_full_of_strangers_stops_no_training(
         with study_on(url, own_home) as study, crew_of(url, own_home, tmp_path) as crew:
             worker = crew.start()
             worker.wait_for_epoch(2)
-            wait_until(lambda: crowd_in() and worker.events("database_lost"), SECONDS)
+            wait_until(lambda: crowd_in() and worker.events("database_lost"))
             worker.train_on()
             strangers.close()
             crowd.dispose()
@@ -110,7 +109,7 @@ def test_fail_over_to_a_standby_stops_no_training(
         cutter.target = standby
         worker.wait_for("database_lost")
         log = standby / "server.log"
-        wait_until(lambda: "in a read-only transaction" in log.read_text(), SECONDS)
+        wait_until(lambda: "in a read-only transaction" in log.read_text())
         worker.train_on()
         promote(standby)
         assert worker.wait() == 0
@@ -133,14 +132,14 @@ def test_deadlock_is_repeated(database: Database, study: Study) -> None:
         other.execute(sa.text("set deadlock_timeout = '1min'"))  # so that it is not the victim
         other.execute(sa.text("select from trials for update"))
         writing = executor.submit(write)
-        wait_until(lambda: count(database, "pg_locks where not granted"), SECONDS)
+        wait_until(lambda: count(database, "pg_locks where not granted"))
         other.execute(sa.text("select from melsearch_lease for update"))
         other.commit()
         writing.result(SECONDS)
     stranger.dispose()
     assert study.trials()[0].user_attrs["key"] == "value"
     ended = "pg_stat_database where datname = current_database() and deadlocks = 1"
-    wait_until(lambda: count(database, ended), SECONDS)
+    wait_until(lambda: count(database, ended))
 
 
 def count(database: Database, rows: str) -> int:

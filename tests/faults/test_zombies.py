@@ -11,7 +11,6 @@ from search.home import Home
 from search.study import Study, create_study
 from storage.database import Database
 from tests.faults.workers import (
-    SECONDS,
     Crew,
     WorkerProcess,
     assert_whole,
@@ -19,7 +18,7 @@ from tests.faults.workers import (
     holders,
     tiny_study,
 )
-from tests.waiting import wait_until
+from tests.waiting import SECONDS, wait_until
 
 FREEZES_BEFORE_COMMIT = """
 import signal, sys, threading
@@ -78,9 +77,9 @@ def test_worker_frozen_right_before_a_commit_writes_nothing_when_it_wakes(
     frozen = crew.run(["-c", FREEZES_BEFORE_COMMIT, statement, str(flag)])
     frozen.wait_for_epoch(2)
     flag.touch()
-    wait_until(frozen.is_frozen, SECONDS)
+    wait_until(frozen.is_frozen)
     successor = crew.start()
-    wait_until(lambda: holders(study) == [], SECONDS)
+    wait_until(lambda: holders(study) == [])
 
     def num_ended() -> int:  # as the server does by itself, after 30 s
         with database.transaction() as connection:

@@ -18,7 +18,7 @@ from search.home import Home
 from search.study import Study
 from storage.leases import HeldLease, Leases
 from tests.media import small_clips, write_dataset
-from tests.waiting import wait_until
+from tests.waiting import SECONDS, wait_until
 from trainer.cache import list_caches, prepare
 
 SAMPLE_RATE = 4000
@@ -38,8 +38,6 @@ TRAINING: dict[str, Any] = {
 EPOCHS = TRAINING["epochs"]
 BASELINE = TRAINING | {"frontend": "logmel", "augmentation": "none", "weights": "none"}
 TTL_SECONDS = 3.0
-SECONDS = 180.0
-"""A deadline, for a machine that has much else to do."""
 
 
 def tiny_study(name: str = "s", trials: int = 1, **changes: Any) -> StudyConfig:
@@ -95,7 +93,7 @@ class WorkerProcess:
 
     def wait_for(self, name: str) -> dict[str, Any]:
         """Wait until it logs an event of that name; return the newest one."""
-        return wait_until(lambda: self.events(name) if self._require_life() else [], SECONDS)[-1]
+        return wait_until(lambda: self.events(name) if self._require_life() else [])[-1]
 
     def wait_for_epoch(self, epoch: int) -> None:
         """Wait until it has ended that epoch of whatever trial it trains."""
@@ -103,8 +101,7 @@ class WorkerProcess:
             lambda: (
                 self._require_life()
                 and any(event["epoch"] >= epoch for event in self.events("epoch_ended"))
-            ),
-            SECONDS,
+            )
         )
 
     def train_on(self, num_epochs: int = 2) -> None:

@@ -82,7 +82,7 @@ def test_two_processes_bring_it_up_at_once(database: Database, database_url: str
     with ThreadPoolExecutor(2) as executor:
         with database.locked("melsearch:tables"):
             codes = executor.map(upgrade, range(2))
-            wait_until(lambda: num_waiting() == 2, seconds=180)
+            wait_until(lambda: num_waiting() == 2)
         assert list(codes) == [0, 0]
     assert_upgraded(database)
 

@@ -18,6 +18,7 @@ from tests.command import user_folder
 from tests.cutter import cutter_before
 from tests.disk import fill, small_disk
 from tests.faults.workers import (
+    EPOCHS,
     Crew,
     assert_one_outage,
     assert_whole,
@@ -45,14 +46,14 @@ def study_on(url: str, home: Home, trials: int = 1) -> Iterator[Study]:
 
 
 def test_black_hole_stops_no_training(study: Study, database_url: str, crew: Crew) -> None:
-    """Nothing comes through for longer than a lease lasts; it trains on and tells all later."""
+    """Nothing comes through for longer than a lease; it trains to its end and tells all later."""
     with cutter_before(database_url) as (cutter, crew.url):
         worker = crew.start()
         worker.wait_for_epoch(2)
         cutter.hold(True)
-        wait_until(lambda: holders(study) == [])
+        worker.wait_for_epoch(EPOCHS)
         worker.wait_for("database_lost")
-        worker.train_on()
+        wait_until(lambda: holders(study) == [])
         cutter.hold(False)
         assert worker.wait() == 0
     assert_whole(study)

@@ -105,8 +105,9 @@ class WorkerProcess:
         )
 
     def train_on(self, num_epochs: int = 2) -> None:
-        """Wait until it has ended so many more epochs of the trial that it trains."""
-        self.wait_for_epoch(self.events("epoch_ended")[-1]["epoch"] + num_epochs)
+        """Wait until it has ended so many more epochs of the trial that it trains, or all of it."""
+        last = self.events("epoch_ended")[-1]["epoch"]
+        self.wait_for_epoch(min(last + num_epochs, EPOCHS))
 
     def is_frozen(self) -> bool:
         """Tell whether it has stopped itself."""

@@ -162,7 +162,7 @@ def test_outage_is_told_and_outlived(url: str, database: Database, database_url:
                 connection.execute(sa.text(kill), {"name": name})
 
     allow_connections(False)
-    assert ask(url, "/api/studies")[0].status == 500
+    assert ask(url, "/api/studies")[0].status == 503
     answer, body = ask(url, "/csv/1")
     assert (answer.status, "database" in json.loads(body)["reason"]) == (503, True)
     assert ask(url, "/healthz")[0].status == 200

@@ -16,6 +16,7 @@ from tests.faults.workers import Crew, assert_whole, crew_of, holders
 from tests.waiting import wait_until
 from trainer.cache import list_caches
 from trainer.index import WAVEFORM_FILE
+from trainer.snapshots import list_checkpoints
 
 SPOIL: dict[str, Callable[[Path], object]] = {
     "full": fill,
@@ -27,23 +28,23 @@ MEND: dict[str, Callable[[Path], object]] = {
 }
 
 
-def written_at(checkpoint: Path) -> int:
-    """Return when the checkpoint was written, in nanoseconds, 0 if there is none."""
-    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+def newest(folder: Path) -> str:
+    """Return the name of the trial's newest checkpoint, which rises; empty if there is none."""
+    return max((path.name for path in list_checkpoints(folder)), default="")
 
 
 @pytest.mark.parametrize("fault", SPOIL)
 def test_runs_that_cannot_be_written_end_no_trial(study: Study, crew: Crew, fault: str) -> None:
     """Each checkpoint that fails is warned of; with space again, the next one is written."""
     with small_disk(crew.home.root / "runs", "24m") as disk:
-        checkpoint = crew.home.artifacts.trial_folder("s", 0) / "checkpoint.safetensors"
+        folder = crew.home.artifacts.trial_folder("s", 0)
         worker = crew.start()
         worker.wait_for_epoch(2)
         wait_until(lambda: SPOIL[fault](disk) and worker.events("checkpoint_failed"))
         worker.train_on()
-        before = written_at(checkpoint)
+        before = newest(folder)
         MEND[fault](disk)
-        wait_until(lambda: written_at(checkpoint) > before)
+        wait_until(lambda: newest(folder) > before)
         assert worker.wait() == 0
         assert_whole(study)
 
@@ -54,7 +55,7 @@ def test_removed_checkpoint_folder_is_made_again(study: Study, crew: Crew, tmp_p
     worker = crew.start()
     worker.wait_for_epoch(2)
     folder.rename(tmp_path / "removed")
-    wait_until((folder / "checkpoint.safetensors").exists)
+    wait_until(lambda: newest(folder))
     assert worker.wait() == 0
     assert_whole(study)
 

@@ -23,6 +23,19 @@ logger = logging.getLogger(__name__)
 _STOP_SECONDS = 6.0  # `docker stop` and `up` are patient for ten and for eight
 _GIVE_BACK_SECONDS = 1.5
 _RETRY_SECONDS = 1.0
+_CERTAINTY_SECONDS = 3.0
+_LOOK_SECONDS = 0.05
+
+
+class Hold(Event):
+    """What a worker knows of a lease that it holds: set, once that is lost."""
+
+    def __init__(self, ask: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.ask = ask
+        """Let it be renewed at once."""
+        self.renewed_at = _now()
+        """When the newest renewal that succeeded was begun."""
 
 
 class Keeper:
@@ -35,9 +48,9 @@ class Keeper:
     def __init__(self, leases: Leases, renew_seconds: float) -> None:
         self._leases, self._renew_seconds = leases, renew_seconds
         self._lock = Lock()
-        self._held: dict[Lease, tuple[Event, bool]] = {}
+        self._held: dict[Lease, tuple[Hold, bool]] = {}
         self._round = Lock()
-        self._done = Event()
+        self._done, self._wake = Event(), Event()
         self._thread = Thread(target=self._run, name="renew", daemon=True)
 
     def __enter__(self) -> Self:
@@ -46,19 +59,20 @@ class Keeper:
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
+        self._wake.set()
         self._thread.join()
 
     @contextmanager
-    def keep(self, lease: Lease, *, make: bool = False) -> Iterator[Event]:
-        """Renew the lease while the block runs; yields an event that says it is lost.
+    def keep(self, lease: Lease, *, make: bool = False) -> Iterator[Hold]:
+        """Renew the lease while the block runs.
 
         `make` it again if it was swept: one by which its holder only says that it is there.
         """
-        lost = Event()
+        hold = Hold(self._wake.set)
         with self._lock:
-            self._held[lease] = lost, make
+            self._held[lease] = hold, make
         try:
-            yield lost
+            yield hold
         finally:
             # What is made again must not be when it has been ended.
             with self._round if make else nullcontext(), self._lock:
@@ -66,7 +80,11 @@ class Keeper:
 
     def _run(self) -> None:
         wait_seconds = self._renew_seconds
-        while not self._done.wait(wait_seconds * random.uniform(0.7, 1.0)):  # noqa: S311
+        while True:
+            self._wake.wait(wait_seconds * random.uniform(0.7, 1.0))  # noqa: S311  (no secret)
+            if self._done.is_set():
+                return
+            self._wake.clear()
             wait_seconds = min(_RETRY_SECONDS, self._renew_seconds)
             with suppress(StorageError), self._round:
                 self._renew()
@@ -76,53 +94,59 @@ class Keeper:
         with self._lock:
             held = dict(self._held)
         with self._leases.database.connection():
-            for lease, (lost, make) in held.items():
-                if not self._leases.renew(lease, make=make):
-                    lost.set()
+            for lease, (hold, make) in held.items():
+                begun = _now()
+                if self._leases.renew(lease, make=make):
+                    hold.renewed_at = begun
+                else:
+                    hold.set()
 
 
 class Standstill:
     """Notices that this process stood still for so long that its lease may be somebody else's.
 
-    Frozen or swapped out, the renewing thread stands still too, and wakes no sooner than the
-    training. An outage of the database is no standstill.
+    Frozen or swapped out, the renewing thread stands still too, and asks when both wake. An outage
+    of the database is no standstill.
     """
 
-    def __init__(self, leases: Leases, lease: Lease, lost: Event, allowed_seconds: float) -> None:
-        self._leases, self._lease, self._lost = leases, lease, lost
-        self._allowed_seconds = allowed_seconds
-        self._is_unsure = False
+    def __init__(self, lease: Lease, hold: Hold, allowed_seconds: float) -> None:
+        self._lease, self._hold, self._allowed_seconds = lease, hold, allowed_seconds
         self._last = _now()
-        self._ask_at = 0.0
+        self._woke_at = self._asked_at = 0.0
 
     def require_lease(self) -> None:
-        """Return if the lease is ours, as far as is known; asks the database after a standstill.
+        """Return if the lease is ours, as far as is known; never waits.
 
         Raises:
             LeaseLostError
         """
-        self._is_unsure = self._is_unsure or _now() - self._last > self._allowed_seconds
-        if self._is_unsure and not self._lost.is_set() and _now() >= self._ask_at:
-            self._ask_at = _now() + _RETRY_SECONDS
-            with suppress(StorageError):
-                if not self._leases.renew(self._lease):
-                    self._lost.set()
-                self._is_unsure = False
-        self._last = _now()
-        if self._lost.is_set():
+        now = _now()
+        if now - self._last > self._allowed_seconds:
+            self._woke_at = now
+        self._last = now
+        if self._hold.is_set():
             raise LeaseLostError(f"{self._lease.resource} was taken over")
 
     def require_certainty(self) -> None:
-        """Return if the lease is ours for sure, as far as a process can know that.
+        """Return if the lease is ours for sure: after a standstill, if it was renewed since.
 
         Raises:
             LeaseLostError
-            OSError: it stood still, and nobody can be asked: no file may be replaced now.
+            OSError: it was not, after some seconds: no file may be written now.
         """
-        self._ask_at = 0.0
         self.require_lease()
-        if self._is_unsure:
-            raise OSError("after a standstill the database can't be asked whose the trial is")
+        deadline = time.monotonic()
+        if self._hold.renewed_at < self._woke_at and self._asked_at < self._woke_at:
+            self._asked_at = _now()
+            self._hold.ask()
+            deadline += _CERTAINTY_SECONDS
+        while self._hold.renewed_at < self._woke_at and not self._hold.is_set():
+            if time.monotonic() > deadline:
+                self._last = _now()  # this wait was no standstill
+                raise OSError("after a standstill the database can't be asked whose the trial is")
+            self._hold.wait(_LOOK_SECONDS)
+        self._last = _now()
+        self.require_lease()
 
 
 @contextmanager

@@ -72,9 +72,9 @@ class Worker:
             context = {"trial": claimed.number, "token": claimed.lease.token}
             settings = self.study.config.lease
             try:
-                with self.keeper.keep(claimed.lease) as lost:
+                with self.keeper.keep(claimed.lease) as hold:
                     allowed = settings.ttl_seconds - settings.renew_seconds
-                    still = Standstill(self.leases, claimed.lease, lost, allowed)
+                    still = Standstill(claimed.lease, hold, allowed)
                     ended = self._train(claimed, still)
             except LeaseLostError:
                 logger.warning("lease_lost", extra=context)

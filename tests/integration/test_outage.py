@@ -1,7 +1,6 @@
 """What a worker holds, and what it takes, through an outage of a real PostgreSQL."""
 
 from collections.abc import Iterator
-from threading import Event
 
 import pytest
 
@@ -75,15 +74,18 @@ def test_woken_worker_writes_no_file_before_it_could_ask(
     cutter, leases = reached
     lease = leases.take("trial:s:0", "a")
     assert lease
-    still = Standstill(leases, lease, Event(), allowed_seconds=-1.0)
-    cutter.refuse(True)
-    still.require_lease()
-    with pytest.raises(OSError, match="can't be asked"):
-        still.require_certainty()
-    assert Leases(database, TTL_SECONDS).release(lease)
-    cutter.refuse(False)
-    with pytest.raises(LeaseLostError):
-        still.require_certainty()
+    with Keeper(leases, renew_seconds=0.1) as keeper, keeper.keep(lease) as hold:
+        cutter.refuse(True)
+        wait_until(lambda: leases.database.outage.lasts)
+        still = Standstill(lease, hold, allowed_seconds=-1.0)
+        still.require_lease()
+        with pytest.raises(OSError, match="can't be asked"):
+            still.require_certainty()
+        assert Leases(database, TTL_SECONDS).release(lease)
+        cutter.refuse(False)
+        assert hold.wait(30.0)
+        with pytest.raises(LeaseLostError):
+            still.require_certainty()
 
 
 def test_presence_that_was_swept_is_said_again(

@@ -3,10 +3,9 @@
 import errno
 import hashlib
 import json
-import os
 import re
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from trainer.durable import sync
+from trainer.durable import make_folder, replacing, sync
 from trainer.errors import TrainerError
 
 METADATA_KEY = "melsearch"
@@ -46,17 +45,9 @@ def save_checkpoint(
     stored = {name: _storable(value) for name, value in tensors.items()}
     text = json.dumps(dict(scalars), sort_keys=True)
     envelope = json.dumps({"scalars": text, "sha256": _checksum(stored, text)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        _write_tensors(temporary, stored, {METADATA_KEY: envelope})
-        sync(temporary)
-        before_replace()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    make_folder(path.parent)
+    with replacing(path, before_replace) as fresh:
+        _write_tensors(fresh, stored, {METADATA_KEY: envelope})
     sync(path.parent)
 
 
@@ -70,20 +61,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: the file is damaged or of another program.
         OSError: the file can't be opened here.
     """
-    try:
-        with path.open("rb") as file:
-            header = _read_header(file)
-            file.seek(0)
-            tensors = load(file.read())
+    with _reading(path) as file:
+        header = _read_header(file)
+        file.seek(0)
+        tensors = load(file.read())
         scalars, text, checksum = _parse_header(header)
         is_whole = checksum == _checksum(tensors, text)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise CheckpointError(f"{path} is damaged, or no file of this program: {reason}") from error
     if not is_whole:
         raise CheckpointError(f"checkpoint {path} is damaged: its checksum is wrong")
     return tensors, scalars
@@ -97,11 +80,8 @@ def read_scalars(path: Path) -> dict[str, Any]:
         CheckpointError: the file is damaged or of another program.
         OSError: the file can't be opened here.
     """
-    try:
-        with path.open("rb") as file:
-            return _parse_header(_read_header(file))[0]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged, or no file of this program") from error
+    with _reading(path) as file:
+        return _parse_header(_read_header(file))[0]
 
 
 def remove_stale_temporaries(folder: Path) -> None:
@@ -123,6 +103,21 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """Open a file; whatever shows that it is damaged, a bad sector too, is a CheckpointError."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path} is damaged, or no file of this program: {reason}") from error
 
 
 def _read_header(file: BinaryIO) -> bytes:

@@ -19,6 +19,7 @@ from trainer.checkpoint import (
     remove_stale_temporaries,
     save_checkpoint,
 )
+from trainer.durable import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ class Snapshots:
     def _try_writing(self) -> None:
         """Find out before the training whether its checkpoints can be written."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:

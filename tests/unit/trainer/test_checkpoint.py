@@ -1,6 +1,8 @@
 """Checkpoint files are whole or not there."""
 
 import errno
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,17 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="checkpoint"):
         save_checkpoint(path, TENSORS, {"epoch": 2})
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["checkpoint", "kept"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007])
+def test_others_read_what_the_umask_lets_them(umask: int, tmp_path: Path) -> None:
+    """Workers of two users may share the runs."""
+    before = os.umask(umask)
+    try:
+        save_checkpoint(tmp_path / "checkpoint", TENSORS, {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "checkpoint").stat().st_mode) == 0o666 & ~umask
 
 
 def test_full_disk_is_an_os_error(tmp_path: Path) -> None:

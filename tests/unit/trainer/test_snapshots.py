@@ -85,7 +85,15 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.write_bytes(b"")])
+def break_sector(path: Path) -> None:
+    """Let reading the file end with EIO, as the address 0 of a process does."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, flip, break_sector, lambda path: path.write_bytes(b"")]
+)
 def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
     damage: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -96,6 +104,17 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
     assert loaded(tmp_path, needs_best=True) == 2
     assert [(x.message, vars(x)["file"]) for x in caplog.records] == [("checkpoint_damaged", name)]
     assert names(tmp_path) == ["best-00002.safetensors", "checkpoint-00003-00000000.safetensors"]
+
+
+def test_bad_sector_in_an_older_checkpoint_stops_nothing(tmp_path: Path) -> None:
+    """Neither what goes on from the newer one, nor what saves the next."""
+    trained(tmp_path, 1, 2, 3)
+    break_sector(list_checkpoints(tmp_path)[0])
+    assert loaded(tmp_path) == 3
+    snapshots = trained(tmp_path / "other", 1, 2)
+    break_sector(list_checkpoints(tmp_path / "other")[-1])
+    assert save_epoch(snapshots, 3, best=3)
+    assert loaded(tmp_path / "other", needs_best=True) == 3
 
 
 def test_training_without_a_whole_checkpoint_starts_anew(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from trainer.cache import IMAGE_SHAPE, ClipSet
 from trainer.calibration import apply_temperature
 from trainer.dataset import Reject, find_media, read_submission_rows
 from trainer.decode import DecodedClip, DecodeSettings, decode_all
+from trainer.durable import replacing
 from trainer.errors import DataError, TrainerError
 from trainer.folder import LoadedDetector, load_detector
 from trainer.inference import predict_logits
@@ -203,12 +204,10 @@ def _write_submission(out: Path, rows: Sequence[_Row], probs: Sequence[float]) -
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["video_name", "y_pred"])
     table.writerows((row.name, repr(prob)) for row, prob in zip(rows, probs, strict=True))
-    fresh = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        fresh.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
-        fresh.replace(out)
+        with replacing(out) as fresh:
+            fresh.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise DataError(f"can't write {out}: {error.strerror}") from error
 
 

@@ -1,6 +1,5 @@
 """A recipe file: every value of a TrainConfig, and where they come from. TOML, for people."""
 
-import os
 import reprlib
 import tomllib
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from trainer.config import TrainConfig
+from trainer.durable import replacing
 from trainer.errors import RecipeError
 from trainer.nesting import is_deep
 
@@ -28,12 +28,8 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
     values = recipe.config.model_dump(exclude_none=True)
     text = tomli_w.dumps(values | {"origin": recipe.origin})
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def read_recipe(path: Path) -> Recipe:

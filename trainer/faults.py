@@ -16,6 +16,7 @@ _OUT_OF_MEMORY = (
     "ALLOC_FAILED",
     "CUDNN_STATUS_NOT_INITIALIZED",
     "DefaultCPUAllocator: can't allocate memory",
+    "unable to find an engine to execute this computation",
 )
 """How CUDA, cuBLAS, cuDNN and the CPU say that there was none left for them."""
 _ONEDNN_OUT_OF_MEMORY = ("could not create a primitive", "could not execute a primitive")

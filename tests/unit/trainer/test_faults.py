@@ -18,6 +18,7 @@ OUT_OF_MEMORY = [
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
     RuntimeError("could not create a primitive"),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
 ]
 DAMAGE = [
     torch.AcceleratorError("CUDA error: unspecified launch failure\nCompile with ..."),

@@ -8,6 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import NoReturn
 
 from trainer.errors import CacheDamagedError
 
@@ -59,19 +60,31 @@ class CheckedFile:
         except OSError as error:
             raise CacheDamagedError(f"{path} can't be read: {error.strerror}; {fix}") from error
         weakref.finalize(self, os.close, self._descriptor)
+        self._written = self._look()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied: the number of a descriptor means another file elsewhere."""
+        raise TypeError("open the cache again by its path, its files can't be pickled or copied")
 
     def read_into(self, begin: int, out: memoryview) -> None:
         """Fill `out`, one stretch of memory, from `begin` on; reads no block that isn't touched.
+
+        What was written since the last reading is checked again, by the file's time and size.
 
         Raises:
             CacheDamagedError: the file is too short, a block isn't as written, or the disk failed.
         """
         end = begin + out.nbytes
+        written = self._look()
+        if written != self._written:
+            self._seen, self._written = bytearray(len(self._seen)), written
         first, last = bisect_right(self._begins, begin) - 1, bisect_left(self._begins, end)
-        if 0 in self._seen[first:last]:
+        seen = self._seen
+        if 0 in seen[first:last]:
             for block in range(first, last):
-                if not self._seen[block]:
+                if not seen[block]:
                     self._check(block)
+                    seen[block] = 1
         self._read(begin, out)
 
     def _check(self, block: int) -> None:
@@ -85,18 +98,24 @@ class CheckedFile:
                 f"the bytes from {begin} to {end} have the checksum {checksum:08x}, "
                 f"expected {expected:08x}",
             )
-        self._seen[block] = 1
+
+    def _look(self) -> tuple[int, int]:
+        status = os.fstat(self._descriptor)
+        return status.st_mtime_ns, status.st_size
 
     def _read(self, begin: int, out: memoryview) -> None:
-        try:
-            size_bytes = os.preadv(self._descriptor, [out], begin)
-        except OSError as error:
-            raise self._damage(begin, f"can't be read, {error.strerror}") from error
-        found, end = begin + size_bytes, begin + out.nbytes
-        if found < end:
-            raise self._damage(
-                found, f"the bytes from {found} to {end} are missing, the file is cut off"
-            )
+        found, end = begin, begin + out.nbytes
+        while found < end:
+            try:  # a network's file system may give less than was asked for
+                rest = out.cast("B")[found - begin :]
+                size_bytes = os.preadv(self._descriptor, [rest], found)
+            except OSError as error:
+                raise self._damage(found, f"can't be read, {error.strerror}") from error
+            if size_bytes == 0:
+                raise self._damage(
+                    found, f"the bytes from {found} to {end} are missing, the file is cut off"
+                )
+            found += size_bytes
 
     def _damage(self, position: int, fault: str) -> CacheDamagedError:
         clip = self._clips[bisect_right(self._clip_begins, position) - 1]

@@ -1,11 +1,15 @@
 """Files in blocks with checksums: what is read was written, and no descriptor stays open."""
 
+import copy
 import os
+import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from trainer.blocks import BLOCK_BYTES, CheckedFile, checksum_blocks
 from trainer.errors import CacheDamagedError
 
@@ -58,3 +62,47 @@ def test_file_is_closed_with_its_last_reader(tmp_path: Path) -> None:
     assert is_open()
     del file
     assert not is_open()
+
+
+def test_file_system_may_give_less_than_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network's does; only where nothing comes, the file is cut off."""
+    (tmp_path / "file").write_bytes(WHOLE)
+    file = open_file(tmp_path / "file")
+    preadv = os.preadv
+
+    def read_less(descriptor: int, views: list[memoryview], begin: int) -> int:
+        return preadv(descriptor, [views[0][:5000]], begin)
+
+    monkeypatch.setattr(os, "preadv", read_less)
+    assert read(file, 0, len(WHOLE)) == WHOLE
+    os.truncate(tmp_path / "file", 7000)
+    with pytest.raises(CacheDamagedError, match=r"bytes from 7000 to 65537 are missing, the file"):
+        read(file, 5000, 8000)
+
+
+def test_block_that_is_altered_after_it_was_read_is_noticed(tmp_path: Path) -> None:
+    """By a program that writes into the file; what else it holds is read on."""
+    path = tmp_path / "file"
+    path.write_bytes(WHOLE)
+    file, written_at = open_file(path), path.stat().st_mtime_ns
+    assert read(file, 0, len(WHOLE)) == WHOLE
+
+    def alter() -> bool:
+        with path.open("r+b") as other:
+            other.write(bytes([WHOLE[0] ^ 1]))
+        return path.stat().st_mtime_ns > written_at  # clocks of files tick
+
+    wait_until(alter)
+    with pytest.raises(CacheDamagedError, match="clip a: the bytes from 0 to 1 have the checksum"):
+        read(file, 0, len(WHOLE))
+    assert read(file, 1, len(WHOLE)) == WHOLE[1:]
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_open_file_is_not_copied(duplicate: Callable[[object], object], tmp_path: Path) -> None:
+    """Its descriptor would be closed, or another file's, in a process that is not forked."""
+    (tmp_path / "file").write_bytes(WHOLE)
+    with pytest.raises(TypeError, match="open the cache again by its path"):
+        duplicate(open_file(tmp_path / "file"))

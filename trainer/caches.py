@@ -1,11 +1,15 @@
 """Which caches lie under a cache root, whole or damaged. Reads their indexes alone."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from trainer.errors import CacheDamagedError, DataError
 from trainer.index import Index, check_sizes, read_index
+
+_NAME = re.compile(r"[0-9a-f]{32}")
+"""Of a cache's folder, the digest of what it was made from."""
 
 
 class CacheEntry(NamedTuple):
@@ -68,9 +72,9 @@ def find_cache(cache_root: Path, data_fingerprint: str) -> Path | None:
 
 
 def _look_through(cache_root: Path) -> Iterator[tuple[Path, Index | DamagedCache]]:
-    """Yield all caches but those that are being built, by path."""
+    """Yield all caches but those that are being built, by path; other folders are none."""
     for path in sorted(cache_root.glob("*/")):
-        if not path.suffix:
+        if _NAME.fullmatch(path.name):
             yield path, _look_at(path)
 
 

@@ -178,6 +178,16 @@ def test_damage_to_other_data_is_not_told(data: Path, root: Path) -> None:
     assert find_cache(root, "0") is None
 
 
+def test_other_folders_are_no_caches(data: Path, root: Path) -> None:
+    """A cache root may be a disk of its own, with what its file system and people put there."""
+    for name in ("lost+found", "notes", "0" * 31):
+        (root / name).mkdir(parents=True)
+    assert list_damaged(root) == []
+    assert find_cache(root, "0") is None
+    report = prepare(data, root, num_processes=1, notebook_images=False)
+    assert [entry.path for entry in list_caches(root)] == [report.cache]
+
+
 def test_missing_cache_names_the_command_that_makes_it(tmp_path: Path) -> None:
     """A path without a cache is told with the way out."""
     with pytest.raises(DataError, match=r"no waveform cache in .*melsearch prepare"):

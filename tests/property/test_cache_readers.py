@@ -55,7 +55,7 @@ class Original:
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
     rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("root") / "cache"
+    path = tmp_path_factory.mktemp("root") / ("0" * 32)
     clips = [DecodedClip(rng.bytes(2 * n), rng.bytes(IMAGE_BYTES), "s", "d") for n in LENGTHS]
     with PartialCache(path.with_suffix(".partial"), len(clips), with_images=True) as partial:
         for clip in clips:

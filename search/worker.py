@@ -30,11 +30,14 @@ from storage.schema import forget_old_commits
 from trainer.cache import WaveformCache, find_cache, list_caches
 from trainer.config import TrainConfig
 from trainer.device import count_threads
-from trainer.errors import CacheDamagedError
+from trainer.errors import CacheDamagedError, WeightsError
 from trainer.loop import Ending, EpochResult, FitResult, fit
 from trainer.snapshots import remove_checkpoints
 
 logger = logging.getLogger(__name__)
+
+HOST_FAULTS = (OSError, MemoryError, CacheDamagedError, WeightsError)
+"""What is this host's fault, not the trial's: it is given back for another one to train."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Worker:
 
         Raises:
             LeaseLostError: right out of the training, which then writes no checkpoint either.
-            WorkerFailedError: the files can't be read or written here.
+            WorkerFailedError: files or memory are not what a training needs here.
         """
         reporter = Reporter(
             lambda values: self.claims.report(claimed, values),
@@ -127,10 +130,10 @@ class Worker:
                 result = self._fit(claimed, still, reporter)
         except StorageError:
             raise
-        except (OSError, CacheDamagedError) as error:
-            # This host's fault, not the trial's: it is given back for another to train.
+        except HOST_FAULTS as error:
             until_told(lambda: self.leases.release(claimed.lease), self.stop)
-            raise WorkerFailedError(f"this host can't train: {error}") from error
+            reason = str(error) or type(error).__name__
+            raise WorkerFailedError(f"this host can't train: {reason}") from error
         except Exception as error:
             if self._blame_gpu(claimed, error):
                 return None
@@ -241,7 +244,7 @@ def run_worker(
         ConfigError, DeviceError: this host has no such device.
         StudyFailedError: too many trials have failed.
         GpuLostError: the GPU can't be used any more.
-        WorkerFailedError: the files can't be read or written here.
+        WorkerFailedError: files or memory are not what a training needs here.
         DatabaseUnavailableError: `stop` was set in an outage, before this worker had joined.
     """
     check_versions(study.name, study.contract, allow_mismatch)

@@ -23,7 +23,11 @@ class ModelError(TrainerError):
     """A backbone, its weights or a model folder can't be used as they are."""
 
 
-class DownloadError(ModelError):
+class WeightsError(ModelError):
+    """Weights can't be had on this host; another one may have them."""
+
+
+class DownloadError(WeightsError):
     """The weights of some backbones can't be downloaded; `reasons` has why, by backbone."""
 
     def __init__(self, reasons: Mapping[str, str]) -> None:

@@ -132,7 +132,7 @@ def _download_backbone(config: TrainConfig, options: dict[str, Any]) -> nn.Modul
         )
     try:
         return _create(config, options, pretrained=True)
-    except ModelError:
+    except (ModelError, MemoryError):
         raise
     # A download fails with errors of five libraries, and none of them tells the user what to do.
     except Exception as error:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from trainer.errors import ModelError
+from trainer.errors import ModelError, WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +30,14 @@ def load_weights(detector: nn.Module, weights: str, backbone: str) -> None:
     file of another architecture is refused rather than silently ignored.
 
     Raises:
-        ModelError: no such file, not a weights file, or weights of another backbone.
+        WeightsError: there is no such file here, or it can't be read.
+        ModelError: it is no weights file, or one of another backbone.
     """
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise ModelError(
+        raise WeightsError(
             f'weights must be "none", "imagenet" or the path of a weights file, got {weights!r},'
-            " and there is no such file"
+            " and there is no such file here"
         )
     target = {name.removeprefix("backbone."): value for name, value in _tensors_of(detector)}
     fitting = _select_fitting(_read_weights(path), target)
@@ -63,11 +64,15 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
+    except (SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(
             f"weights file {path} can't be read, it must be safetensors or a torch file of plain"
             f" tensors: {reason}"
+        ) from error
+    except OSError as error:
+        raise WeightsError(
+            f"weights file {path} can't be read here: {error.strerror or error}"
         ) from error
     return _strip_prefixes(_unnest(content, path))
 

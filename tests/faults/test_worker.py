@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import timm
 from optuna.trial import TrialState
+from safetensors.torch import save_file
 
 from search.home import Home
 from search.status import read_status
@@ -201,9 +203,13 @@ def test_frozen_worker_writes_nothing_when_it_wakes(study: Study, crew: Crew) ->
     assert_whole(study)
 
 
-def test_study_whose_trials_all_fail_stops(database: Database, home: Home, crew: Crew) -> None:
-    """A missing weights file fails each trial: exit 1 with the reason, after max_failed_trials."""
-    weights = {"weights": "/no/such/file.safetensors"}
+def test_study_whose_trials_all_fail_stops(
+    database: Database, home: Home, crew: Crew, tmp_path: Path
+) -> None:
+    """A file of no weights fails each trial: exit 1 with the reason, after max_failed_trials."""
+    path = tmp_path / "notes.safetensors"
+    path.write_text("no weights at all")
+    weights = {"weights": str(path)}
     config = tiny_study(
         trials=9,
         max_failed_trials=2,
@@ -215,7 +221,7 @@ def test_study_whose_trials_all_fail_stops(database: Database, home: Home, crew:
     assert worker.wait() == 1
     last_line = worker.log.read_text().strip().split("\n")[-1]
     assert "3 trials failed, allowed are max_failed_trials = 2" in last_line
-    assert "/no/such/file.safetensors" in last_line
+    assert f"weights file {path} can't be read" in last_line
     assert [trial.state for trial in study.trials()] == [TrialState.FAIL] * 3
 
 
@@ -230,6 +236,65 @@ def test_host_that_cannot_write_gives_its_trial_back(study: Study, crew: Crew) -
     assert holders(study) == []
     runs.unlink()
     assert crew.start().wait() == 0
+    assert_whole(study)
+
+
+def assert_given_back(worker: WorkerProcess, study: Study, reason: str) -> None:
+    """Require that the worker left with 1 and the reason, and the trial is free and unharmed."""
+    assert worker.wait() == 1
+    last_line = worker.log.read_text().strip().split("\n")[-1]
+    assert f"this host can't train: {reason}" in last_line
+    assert [trial.state for trial in study.trials()] == [TrialState.RUNNING]
+    assert holders(study) == []
+
+
+def test_host_without_the_weights_gives_its_trial_back(
+    database: Database, home: Home, crew: Crew, tmp_path: Path
+) -> None:
+    """However few trials may fail; a host that has them trains it."""
+    path = tmp_path / "start.safetensors"
+    training = TRAINING | {"weights": str(path)}
+    baseline = training | {"frontend": "logmel", "augmentation": "none"}
+    config = tiny_study(training=training, baseline=baseline, max_failed_trials=0)
+    study = create_study(database, config, fingerprint(home))
+    assert_given_back(crew.start(), study, "weights must be")
+    save_file(timm.create_model("test_resnet", in_chans=1, num_classes=2).state_dict(), path)
+    assert crew.start().wait() == 0
+    assert_whole(study)
+
+
+SHORT_OF_MEMORY = """
+import sys
+from pathlib import Path
+import timm
+from timm.models import register_model
+from search.cli import main
+
+flag = Path(sys.argv[1])
+
+@register_model
+def large(pretrained=False, **options):
+    if flag.exists():
+        raise MemoryError
+    return timm.create_model("test_resnet", **options)
+
+sys.argv = ["melsearch", "worker", "s"]
+main()
+"""
+
+
+def test_host_short_of_memory_gives_its_trial_back(
+    database: Database, home: Home, crew: Crew, tmp_path: Path
+) -> None:
+    """Python itself had none left for what the training asked of it."""
+    large = TRAINING | {"backbone": "large"}
+    baseline = large | {"frontend": "logmel", "augmentation": "none", "weights": "none"}
+    study = create_study(database, tiny_study(training=large, baseline=baseline), fingerprint(home))
+    flag = tmp_path / "flag"
+    flag.touch()
+    assert_given_back(crew.run(["-c", SHORT_OF_MEMORY, str(flag)]), study, "MemoryError")
+    flag.unlink()
+    assert crew.run(["-c", SHORT_OF_MEMORY, str(flag)]).wait() == 0
     assert_whole(study)
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.clips import tiny_config
-from trainer.errors import ModelError
+from trainer.errors import ModelError, WeightsError
 from trainer.model import (
     build_model,
     count_parameters,
@@ -164,5 +164,5 @@ def test_pickled_objects_are_never_unpickled(tmp_path: Path) -> None:
 
 def test_missing_weights_file_is_named() -> None:
     """The message also tells the two words that are no file."""
-    with pytest.raises(ModelError, match=r'"imagenet" or the path.*no such file'):
+    with pytest.raises(WeightsError, match=r'"imagenet" or the path.*no such file'):
         build_model(tiny_config(weights="imagnet"), 1)

@@ -211,7 +211,11 @@ class Worker:
 
     def _tidy(self, claimed: ClaimedTrial) -> None:
         """An ended trial needs no checkpoint to resume from."""
-        remove_checkpoints(self._folder(claimed))
+        try:
+            remove_checkpoints(self._folder(claimed))
+        except OSError as error:
+            context = {"trial": claimed.number, "reason": str(error)}
+            logger.warning("checkpoints_not_removed", extra=context)
 
 
 def open_cache(study: Study, cache_root: Path) -> WaveformCache:

@@ -49,6 +49,17 @@ def test_runs_that_cannot_be_written_end_no_trial(study: Study, crew: Crew, faul
         assert_whole(study)
 
 
+def test_checkpoints_that_cannot_be_removed_end_no_worker(study: Study, crew: Crew) -> None:
+    """The trial has been told by then; they stay, and the log says so."""
+    with small_disk(crew.home.root / "runs", "24m") as disk:
+        worker = crew.start()
+        worker.wait_for_epoch(2)
+        wait_until(lambda: remount(disk, "ro"))
+        assert worker.wait() == 0
+        assert worker.events("checkpoints_not_removed")
+    assert_whole(study)
+
+
 def test_removed_checkpoint_folder_is_made_again(study: Study, crew: Crew, tmp_path: Path) -> None:
     """Somebody cleans the runs up under a training: it goes on and writes the next checkpoint."""
     folder = crew.home.artifacts.trial_folder("s", 0)

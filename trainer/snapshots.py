@@ -20,6 +20,7 @@ from trainer.checkpoint import (
     save_checkpoint,
 )
 from trainer.durable import make_folder
+from trainer.faults import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +117,9 @@ class Snapshots:
     ) -> bool:
         """Write the state at a position, and the best weights if there are new ones.
 
-        A folder that can't be written costs the checkpoint, not the training: it is logged and
-        False comes back. On a full disk the older checkpoints make room first.
+        A folder that can't be written, or memory that is lacking for it, costs the checkpoint, not
+        the training: it is logged and False comes back. On a full disk the older checkpoints make
+        room first.
         """
         best_epoch = None if self._best is None else self._best[0]
         named = {best_epoch, scalars.get("best_epoch")}
@@ -130,26 +132,40 @@ class Snapshots:
                 self._prune(position, named, keep=1)
                 self._write(position, tensors, scalars)
             self._prune(position, named, keep=NUM_KEPT)
-        except OSError as error:
-            logger.warning("checkpoint_failed", extra=self._context(str(error)))
+        except (OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+                raise
+            reason = str(error) or type(error).__name__
+            logger.warning("checkpoint_failed", extra=self._context(reason))
             return False
         return True
 
     def load(self) -> Snapshot | None:
         """Return the newest whole state, None if there is none that can be gone on from.
 
-        What is damaged, or of another training, is logged and removed.
+        What is damaged, or of another training, is logged and removed, unless `before_replace`
+        raises.
 
         Raises:
             OSError: the folder can't be written, now and hence at the end of every epoch, or a
                 file in it can't be read.
         """
+        self._before_replace()
         self._try_writing()
         remove_stale_temporaries(self.folder)
         snapshots = map(self._read, reversed(list_checkpoints(self.folder)))
         snapshot = next((each for each in snapshots if each is not None), None)
         _remove_best(self.folder, _named_by(list_checkpoints(self.folder)))
         return snapshot
+
+    def forget(self, reason: str) -> None:
+        """Remove all states and best weights, for a training that starts over."""
+        self._before_replace()
+        logger.warning("checkpoint_ignored", extra=self._context(reason))
+        for path in list_checkpoints(self.folder):
+            path.unlink(missing_ok=True)
+        _remove_best(self.folder, ())
+        self._best = None
 
     def _write(
         self, position: Position, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]

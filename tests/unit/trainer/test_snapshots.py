@@ -223,16 +223,64 @@ def test_exception_before_the_renaming_writes_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == before
 
 
+@pytest.mark.parametrize("load", [Snapshots.load, lambda snapshots: snapshots.forget("old")])
+def test_worker_that_lost_its_lease_removes_nothing(
+    load: Callable[[Snapshots], object], tmp_path: Path
+) -> None:
+    """Frozen before it loads, it leaves its successor's temporary and new best weights alone."""
+
+    def refuse() -> None:
+        raise KeyboardInterrupt
+
+    trained(tmp_path, 1, 2)
+    best = {"epoch": 3, "identity": "me"}
+    save_checkpoint(best_path(tmp_path, 3), value_of(3), best)
+    (tmp_path / ".checkpoint-00004-00000000.safetensors.abc.tmp").write_bytes(b"half")
+    before = names(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        load(Snapshots(tmp_path, "me", refuse))
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_lack_of_memory_costs_the_checkpoint_alone(
+    error: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a disk that is full; it may be there for the next one."""
+
+    def fail() -> None:
+        raise error
+
+    assert not save_epoch(Snapshots(tmp_path, "me", fail), 1, best=1)
+    assert [record.message for record in caplog.records] == ["checkpoint_failed"]
+    assert vars(caplog.records[0])["reason"]
+    assert names(tmp_path) == []
+
+
+def test_other_errors_of_a_save_pass_through(tmp_path: Path) -> None:
+    """They are nobody's lack of memory."""
+
+    def fail() -> None:
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        save_epoch(Snapshots(tmp_path, "me", fail), 1, best=1)
+
+
 def test_full_disk_takes_the_older_checkpoint_for_the_new_one(tmp_path: Path) -> None:
     """There is space as soon as only the newest is left, and its weights."""
+    full = False
 
     def require_space() -> None:
-        if len(list_checkpoints(tmp_path)) > 1:
+        if full and len(list_checkpoints(tmp_path)) > 1:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     trained(tmp_path, 1, 2)
     snapshots = Snapshots(tmp_path, "me", require_space)
     assert snapshots.load() is not None
+    full = True
     assert save_epoch(snapshots, 3, best=2)
     assert names(tmp_path) == [
         "best-00002.safetensors",
@@ -245,7 +293,7 @@ def test_full_disk_leaves_the_newest_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However little space there is; the failure is logged and made up for later."""
-    full = True
+    full = False
 
     def require_space() -> None:
         if full:
@@ -254,6 +302,7 @@ def test_full_disk_leaves_the_newest_checkpoint(
     trained(tmp_path, 1, 2)
     snapshots = Snapshots(tmp_path, "me", require_space)
     assert snapshots.load() is not None
+    full = True
     assert not save_epoch(snapshots, 3, best=3)
     assert [record.message for record in caplog.records] == ["checkpoint_failed"]
     assert names(tmp_path) == ["best-00002.safetensors", "checkpoint-00003-00000000.safetensors"]

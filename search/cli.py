@@ -72,7 +72,7 @@ AllowMismatch = Annotated[
         _ALLOW_MISMATCH,
         envvar="MELSEARCH_ALLOW_VERSION_MISMATCH",
         help="Go on with a study of other code or libraries: its trials may then not compare, and "
-        "one that is taken over goes on with other numerics, starts over, or fails.",
+        "one that is taken over goes on with other numerics, or starts over.",
     ),
 ]
 Parent = Annotated[int, typer.Option(hidden=True)]

@@ -19,8 +19,7 @@ _LIBRARIES = (
 )  # fmt: skip
 _RISKS = (
     "its trials are then trained by different code and may not compare; a trial that is taken over "
-    "goes on with other numerics, not bit for bit; one whose checkpoint doesn't fit starts over or "
-    "fails"
+    "goes on with other numerics, not bit for bit; one whose checkpoint doesn't fit starts over"
 )
 
 

@@ -1,10 +1,28 @@
-"""What the epochs of a training came to, and which of them was the best."""
+"""How far a training is, what its epochs came to, and which of them was the best."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 LOWER_IS_BETTER = frozenset({"loss", "train_loss", "eer", "nll", "cllr", "ece", "brier"})
+
+
+@dataclass
+class Progress:
+    """How far a training is."""
+
+    micro_batch: int
+    """Most images that go through the model at once; halved when they don't fit into memory."""
+    epoch: int = 1
+    """The epoch that is going on; they count from 1."""
+    step: int = 0
+    """Steps done in it."""
+    loss_sum: float = 0.0
+    """Over the clips seen in it."""
+    num_seen: int = 0
+    train_seconds: float = 0.0
+    """Spent on its steps."""
+    eval_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

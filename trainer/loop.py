@@ -20,13 +20,14 @@ from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 from trainer.device import prepare_device
 from trainer.errors import DataError, TrainerError, TrainingDivergedError
-from trainer.history import EpochResult, best_of
+from trainer.faults import find_damage
+from trainer.history import EpochResult, Progress, best_of
 from trainer.inference import predict_logits
 from trainer.memory import must_fit
 from trainer.metrics import summarize
-from trainer.model import count_parameters
+from trainer.model import count_parameters, reason_of
 from trainer.snapshots import Position, Snapshot, Snapshots
-from trainer.training import Progress, Training
+from trainer.training import Training
 
 __all__ = [
     "Ending",
@@ -90,13 +91,14 @@ def fit(
 
     `folder` gets the two newest states, checkpoint-EPOCH-STEP.safetensors, and the weights of the
     best epoch (of the last one without validation clips), best-EPOCH.safetensors. If the newest
-    state is damaged, the one before is gone on from. `needs_best` takes no state whose best weights
-    are lost.
+    state is damaged, the one before is gone on from; if it doesn't fit this code, the training
+    starts over. `needs_best` takes no state whose best weights are lost.
 
     `on_start` gets the history of a resumed training, empty for a new one. `on_epoch` gets the
     history when its newest epoch is in the checkpoint already; True prunes. `should_stop` is asked
     before each step and before each batch of an evaluation; True writes a checkpoint and ends.
-    `before_replace` is called right before a written file gets its name.
+    `before_replace` is called before anything in the folder is removed, and right before a written
+    file gets its name.
     An exception raised in any of them passes through, and nothing more is written.
 
     Raises:
@@ -113,13 +115,11 @@ def fit(
     prepare_device(device)
     identity = _identify(config, train, val, objective)
     snapshots = Snapshots(folder, identity, before_replace, needs_best=needs_best)
-    with must_fit(config, device):
-        log = _begin(config, train, val, device, snapshots, objective)
+    log = _begin(config, train, val, device, snapshots, objective)
     on_start(log.history)
     reason = None
     try:
-        with must_fit(config, device):
-            ending = _run(log.training, log, on_epoch, should_stop)
+        ending = _run(log.training, log, on_epoch, should_stop)
     except TrainingDivergedError as error:
         if not log.history:
             raise
@@ -143,14 +143,23 @@ def _begin(
     snapshots: Snapshots,
     objective: str,
 ) -> "_Log":
-    """Return a training at its start, or at its newest checkpoint."""
+    """Return a training at its newest checkpoint; at its start without one that fits."""
+
+    def build(config: TrainConfig) -> _Log:
+        with must_fit(config, device):
+            return _Log(Training(config, train, val, device), snapshots, objective)
+
     snapshot = snapshots.load()
+    if snapshot is None:
+        return build(config)
     # A checkpoint holds all weights, so those of the start are not read, or downloaded, again.
-    start = config if snapshot is None else config.model_copy(update={"weights": "none"})
-    log = _Log(Training(start, train, val, device), snapshots, objective)
-    if snapshot is not None:
-        log.resume(snapshot)
-    return log
+    log = build(config.model_copy(update={"weights": "none"}))
+    fault = log.resume(snapshot)
+    if fault is None:
+        return log
+    del log  # half of it is the checkpoint's, and a new one needs its memory
+    snapshots.forget(fault)
+    return build(config)
 
 
 def _run(
@@ -161,7 +170,8 @@ def _run(
 ) -> Ending:
     """Train epoch after epoch, and keep each one before anybody hears of it."""
     while training.progress.epoch <= training.config.epochs:
-        metrics = training.run_epoch(should_stop)
+        with must_fit(training.config, training.device):
+            metrics = training.run_epoch(should_stop)
         if metrics is None:
             log.save_midway()
             return Ending.STOPPED
@@ -184,13 +194,24 @@ class _Log:
     def best(self) -> EpochResult | None:
         return best_of(self.history, self.objective)
 
-    def resume(self, snapshot: Snapshot) -> None:
-        """Take over the state of a checkpoint."""
-        self.training.restore(snapshot.tensors, snapshot.scalars["progress"])
-        self.history = [EpochResult(**result) for result in snapshot.scalars["history"]]
+    def resume(self, snapshot: Snapshot) -> str | None:
+        """Take over the state of a checkpoint; return why that doesn't fit, None if it does.
+
+        One of other code or libraries may not. What is half taken over can't be trained.
+        """
+        device = self.training.device
+        try:
+            with must_fit(self.training.config, device):
+                self.training.restore(snapshot.tensors, snapshot.scalars["progress"])
+            self.history = [EpochResult(**result) for result in snapshot.scalars["history"]]
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            if find_damage(device) is not None:
+                raise
+            return f"it doesn't fit, {type(error).__name__}: {reason_of(error)}"
         self.saved = self._position()
         context = {"epoch": self.training.progress.epoch, "step": self.training.progress.step}
         logger.info("training_resumed", extra=context)
+        return None
 
     def add(self, metrics: dict[str, float]) -> None:
         """Add the epoch that has just ended, and write the checkpoint."""

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from trainer.config import TrainConfig
 from trainer.errors import ModelError, TrainingDivergedError
 from trainer.faults import is_out_of_memory
 from trainer.frontend import build_frontend
+from trainer.history import Progress
 from trainer.inference import predict_logits, score, to_inputs
 from trainer.memory import halve_until_it_fits
 from trainer.metrics import summarize
@@ -36,24 +36,6 @@ from trainer.optim import (
 
 STEPS_BETWEEN_CHECKS = 16
 """Reading a loss makes a GPU wait, so it is read for so many steps at once."""
-
-
-@dataclass
-class Progress:
-    """How far a training is."""
-
-    micro_batch: int
-    """Most images that go through the model at once; halved when they don't fit into memory."""
-    epoch: int = 1
-    """The epoch that is going on; they count from 1."""
-    step: int = 0
-    """Steps done in it."""
-    loss_sum: float = 0.0
-    """Over the clips seen in it."""
-    num_seen: int = 0
-    train_seconds: float = 0.0
-    """Spent on its steps."""
-    eval_seconds: float = 0.0
 
 
 class Training:
@@ -95,7 +77,11 @@ class Training:
         return tensors
 
     def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """Go back to where `tensors` and `progress` were taken."""
+        """Go back to where `tensors` and `progress` were taken.
+
+        Raises:
+            RuntimeError, LookupError, TypeError, ValueError: they don't fit this training.
+        """
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
         for name, value in tensors.items():
             part, _, key = name.partition("/")
@@ -104,7 +90,7 @@ class Training:
         restore_optimizer(self.optimizer, parts["optimizer"])
         if self.average is not None:
             self.average.model.load_state_dict(parts["average"])
-        self.progress = Progress(**progress)
+        self.progress = Progress(**{"micro_batch": self.config.batch_size, **progress})
 
     def run_epoch(self, should_stop: Callable[[], bool]) -> dict[str, float] | None:
         """Train and evaluate one epoch; None if it was stopped before its end."""
@@ -246,12 +232,15 @@ class Training:
         )
         if logits_NK is None:
             return None
-        if not np.isfinite(logits_NK).all():
+        self._require_finite("logits", bool(np.isfinite(logits_NK).all()))
+        return summarize(logits_NK, self.val.targets)
+
+    def _require_finite(self, name: str, is_finite: bool) -> None:
+        if not is_finite:
             raise TrainingDivergedError(
-                f"the logits after epoch {self.progress.epoch} are not finite; lower lr (now"
+                f"the {name} after epoch {self.progress.epoch} are not finite; lower lr (now"
                 f" {self.config.lr:g}) or set grad_clip"
             )
-        return summarize(logits_NK, self.val.targets)
 
     def _summarize_training(self) -> dict[str, float]:
         progress = self.progress

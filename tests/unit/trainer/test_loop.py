@@ -1,9 +1,11 @@
 """fit(): callbacks, metrics, the best epoch, divergence and full disks."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from tests.clips import make_clips, tiny_config
 from tests.disk import full_disk
 from tests.privileges import unprivileged
 from trainer.cache import ClipSet
-from trainer.checkpoint import load_checkpoint, read_scalars
+from trainer.checkpoint import load_checkpoint, read_scalars, save_checkpoint
 from trainer.config import TrainConfig
 from trainer.device import choose_device
 from trainer.errors import DataError, ModelError, TrainerError
@@ -122,6 +124,79 @@ def test_resumed_training_needs_its_weights_file_no_more(tmp_path: Path) -> None
     train(config, tmp_path / "trial", val=make_clips(4), on_epoch=lambda history: True)
     path.unlink()
     assert train(config, tmp_path / "trial", val=make_clips(4)).ending is Ending.FINISHED
+
+
+def rename_tensor(tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+    tensors["model/backbone.renamed"] = tensors.pop(
+        "model/backbone.layer2.0.downsample.2.running_var"
+    )
+
+
+def reshape_tensor(tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+    tensors["optimizer/0.exp_avg"] = torch.zeros(7, 7)
+
+
+def add_progress(tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+    scalars["progress"]["unknown"] = 1
+
+
+def rename_history(tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
+    scalars["history"][0]["number"] = scalars["history"][0].pop("epoch")
+
+
+def rewrite(
+    folder: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]
+) -> None:
+    """Leave checkpoints as other code would have written them."""
+    for path in list_checkpoints(folder):
+        tensors, scalars = load_checkpoint(path)
+        change(tensors, scalars)
+        path.unlink()
+        save_checkpoint(path, tensors, scalars)
+
+
+@pytest.mark.parametrize("change", [rename_tensor, reshape_tensor, add_progress, rename_history])
+def test_training_whose_checkpoint_does_not_fit_starts_over(
+    change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """From the weights that the config names, and nothing of the old ones stays."""
+    path = tmp_path / "start.safetensors"
+    save_file(build_model(tiny_config(), 1).state_dict(), path)
+    config = tiny_config(weights=str(path), epochs=3)
+    train(config, tmp_path / "whole", val=make_clips(4))
+    questions = iter(range(100))
+    old = tmp_path / "old"
+    train(config, old, val=make_clips(4), should_stop=lambda: next(questions) > 9)
+    rewrite(old, change)
+    best = best_path(old, 2)
+    save_checkpoint(best, load_checkpoint(best_path(tmp_path / "whole", 1))[0], {"epoch": 2})
+    caplog.clear()
+    heard: list[int] = []
+    train(config, old, val=make_clips(4), on_start=lambda history: heard.append(len(history)))
+    assert heard == [0]
+    events = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert events == ["checkpoint_ignored"]
+    names = [sorted(x.name for x in folder.iterdir()) for folder in (tmp_path / "whole", old)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        expected, found = (load_checkpoint(x / name)[0] for x in (tmp_path / "whole", old))
+        assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+def test_checkpoint_without_a_micro_batch_is_gone_on_from(tmp_path: Path) -> None:
+    """It is of code that knew none."""
+    train(tiny_config(), tmp_path, val=make_clips(4), on_epoch=lambda history: True)
+    rewrite(tmp_path, lambda tensors, scalars: scalars["progress"].pop("micro_batch"))
+    heard: list[int] = []
+    result = train(
+        tiny_config(),
+        tmp_path,
+        val=make_clips(4),
+        on_start=lambda history: heard.append(len(history)),
+    )
+    assert (heard, result.micro_batch) == ([1], 4)
 
 
 def test_exception_of_should_stop_writes_nothing(tmp_path: Path) -> None:

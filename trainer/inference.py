@@ -67,7 +67,9 @@ def predict_logits(
             if should_stop():
                 return None
             attempt = partial(score_inputs, batch.inputs)
-            logits_BK, micro_batch = halve_until_it_fits(attempt, micro_batch, 1, device)
+            logits_BK, micro_batch = halve_until_it_fits(
+                attempt, len(batch.inputs), micro_batch, 1, device
+            )
             logits_WK.append(logits_BK)
             indices_W.append(batch.indices)
     if not logits_WK:

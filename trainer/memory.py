@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 def halve_until_it_fits(
-    attempt: Callable[[int], T], size: int, smallest: int, device: torch.device
+    attempt: Callable[[int], T], num_images: int, size: int, smallest: int, device: torch.device
 ) -> tuple[T, int]:
-    """Return what `attempt` returns of so many images at once, and how many that were in the end.
+    """Return what `attempt` returns of at most `size` of the images at once, and the size that fit.
 
     Raises:
         RuntimeError: the attempt's own, out of memory only with the smallest number.
@@ -32,11 +32,12 @@ def halve_until_it_fits(
         try:
             return attempt(size), size
         except RuntimeError as error:
-            if size <= smallest or not is_out_of_memory(error):
+            tried = min(size, num_images)
+            if tried <= smallest or not is_out_of_memory(error):
                 raise
             reason = reason_of(error)
         # Only here, as the error holds the frames, and they the tensors, of what was too much.
-        size = max(smallest, size // 2)
+        size = max(smallest, tried // 2)
         free_memory(device)
         logger.warning("micro_batch_halved", extra={"micro_batch": size, "reason": reason})
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -57,6 +57,8 @@ class Training:
         self.generator = torch.Generator(device)
         self.targets_N = devices.upload(train.targets, device)
         self.progress = Progress(config.batch_size)
+        self.frontend_batch = config.batch_size
+        """Most images that are made at once."""
         self.smallest_micro_batch = 2 if has_batch_norm(model) else 1
         self.losses: list[tuple[Tensor, int]] = []
         """Of the newest steps, with their batch sizes: not yet read from the device."""
@@ -170,7 +172,11 @@ class Training:
             return self._add_gradients(image_BCMF, targets_BK, micro_batch)
 
         loss, self.progress.micro_batch = halve_until_it_fits(
-            attempt, self.progress.micro_batch, self.smallest_micro_batch, self.device
+            attempt,
+            len(image_BCMF),
+            self.progress.micro_batch,
+            self.smallest_micro_batch,
+            self.device,
         )
         return loss
 
@@ -199,9 +205,23 @@ class Training:
         smoothing = self.config.label_smoothing
         targets_BK = targets_BK * (1 - smoothing) + smoothing / NUM_CLASSES
         inputs = self.augment.waveform(inputs, self.generator)
-        image_BCMF = self.frontend(inputs)
+        image_BCMF = self._make_images(inputs)
         image_BCMF, targets_BK = self.augment.image(image_BCMF, targets_BK, self.generator)
         return self.frontend.normalise(image_BCMF), targets_BK
+
+    def _make_images(self, inputs: Tensor) -> Tensor:
+        """Return the inputs' images, made from as many at once as fit."""
+
+        def attempt(size: int) -> Tensor:
+            if size >= len(inputs):
+                return cast(Tensor, self.frontend(inputs))
+            begins = range(0, len(inputs), size)
+            return torch.cat([self.frontend(inputs[begin : begin + size]) for begin in begins])
+
+        images_BCMF, self.frontend_batch = halve_until_it_fits(
+            attempt, len(inputs), self.frontend_batch, 1, self.device
+        )
+        return images_BCMF
 
     def _read_losses(self) -> None:
         """Add up the losses of the newest steps."""
@@ -221,6 +241,8 @@ class Training:
     def _evaluate(self, should_stop: Callable[[], bool]) -> dict[str, float] | None:
         """Return the metrics of the validation clips, none without any, None if stopped."""
         if self.val is None:
+            values = self.evaluated.state_dict().values()
+            self._require_finite("weights", all(bool(x.isfinite().all()) for x in values))
             return {}
         logits_NK = predict_logits(
             self.evaluated,

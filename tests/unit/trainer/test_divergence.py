@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tests.clips import make_clips, tiny_config
 from trainer.cache import ClipSet
@@ -61,6 +63,22 @@ def test_training_that_diverges_later_keeps_its_epochs(tmp_path: Path) -> None:
     assert first.best in first.history
     assert all(math.isfinite(epoch.metrics["loss"]) for epoch in first.history)
     assert train(DIVERGING, tmp_path, make_clips(4)) == first
+
+
+def test_weights_that_overflow_in_the_last_step_are_not_kept(tmp_path: Path) -> None:
+    """Without validation clips nobody else looks at them after it."""
+
+    def overflow(optimizer: Optimizer, args: object, options: object) -> None:
+        optimizer.param_groups[0]["params"][0].data.fill_(math.inf)
+
+    config = tiny_config(batch_size=9, epochs=1)
+    hook = register_optimizer_step_post_hook(overflow)
+    try:
+        with pytest.raises(TrainingDivergedError, match="the weights after epoch 1 are not finite"):
+            fit(config, make_clips(9, seed=1), None, folder=tmp_path, device=torch.device("cpu"))
+    finally:
+        hook.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_undefined_objective_breaks_nothing(tmp_path: Path) -> None:

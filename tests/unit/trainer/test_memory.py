@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from tests.clips import make_clips, tiny_config
 from trainer.config import TrainConfig
 from trainer.errors import DoesNotFitError
-from trainer.frontend import build_frontend
+from trainer.frontend import Frontend, build_frontend
 from trainer.inference import predict_logits
 from trainer.loop import Ending, fit
 from trainer.memory import halve_until_it_fits, must_fit
@@ -184,6 +184,49 @@ def allocate(num_images: int) -> torch.Tensor:
 
 def test_allocator_that_fails_is_known() -> None:
     """The CPU's real one: halved until it can allocate, told where it never can."""
-    assert halve_until_it_fits(allocate, 16, 1, CPU)[1] == 2
+    assert halve_until_it_fits(allocate, 16, 16, 1, CPU)[1] == 2
     with pytest.raises(DoesNotFitError, match="memory of cpu"), must_fit(tiny_config(), CPU):
-        halve_until_it_fits(allocate, 16, 4, CPU)
+        halve_until_it_fits(allocate, 16, 16, 4, CPU)
+
+
+def test_short_batch_is_not_tried_again_unchanged() -> None:
+    """The last batch of an epoch, of 10 images where 64 are allowed; what fits changes nothing."""
+    tried: list[int] = []
+
+    def attempt(size: int) -> torch.Tensor:
+        tried.append(size)
+        return allocate(min(size, 10))
+
+    assert halve_until_it_fits(attempt, 10, 64, 1, CPU)[1] == 2
+    assert tried == [64, 5, 2]
+    assert halve_until_it_fits(lambda size: size, 10, 64, 1, CPU) == (64, 64)
+
+
+def test_images_are_made_in_parts_that_fit(caplog: pytest.LogCaptureFixture) -> None:
+    """The frontend's memory is halved apart from the model's, and once for all steps."""
+    clips = make_clips(14, seed=1)
+    whole, halved = (
+        Training(tiny_config(augmentation="strong"), clips, None, CPU) for _ in range(2)
+    )
+    run_epoch(whole)
+
+    def check(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: object) -> None:
+        if isinstance(module, Frontend) and len(inputs[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = register_module_forward_hook(check)
+    run_epoch(halved)
+    hook.remove()
+    assert [vars(x)["micro_batch"] for x in caplog.records] == [2]
+    assert halved.progress.micro_batch == 4
+    assert_same(whole, halved, rtol=1e-3, atol=1e-5)
+
+
+def test_message_of_a_callback_is_not_the_devices(tmp_path: Path) -> None:
+    """A database, too, may run out of memory."""
+
+    def fail(history: object) -> bool:
+        raise RuntimeError("database: out of memory")
+
+    with pytest.raises(RuntimeError, match=r"^database: out of memory$"):
+        fit(tiny_config(), make_clips(9), None, folder=tmp_path, device=CPU, on_epoch=fail)

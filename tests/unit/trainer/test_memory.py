@@ -215,8 +215,10 @@ def test_images_are_made_in_parts_that_fit(caplog: pytest.LogCaptureFixture) -> 
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     hook = register_module_forward_hook(check)
-    run_epoch(halved)
-    hook.remove()
+    try:
+        run_epoch(halved)
+    finally:
+        hook.remove()
     assert [vars(x)["micro_batch"] for x in caplog.records] == [2]
     assert halved.progress.micro_batch == 4
     assert_same(whole, halved, rtol=1e-3, atol=1e-5)

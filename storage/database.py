@@ -50,6 +50,8 @@ class _Here(threading.local):
 
     connection: sa.Connection | None = None
     fence: tuple[sa.TextClause, dict[str, Any]] | None = None
+    is_once: bool = False
+    """Whether Optuna must not do twice what it does now."""
     mark: dict[str, Any] | None = None
     """Of the commit to come."""
 
@@ -191,6 +193,18 @@ class Database:
             statement, values = self._here.fence
             if connection.execute(statement, values).first() is None:
                 raise LeaseLostError(f"{values['resource']} is no longer {values['holder']}'s")
+
+    @contextmanager
+    def as_optuna(self, *, is_once: bool) -> Iterator[None]:
+        """Do a call of Optuna's; its transactions leave marks if they must not be done twice."""
+        self._here.is_once = is_once
+        with self.translated():
+            yield
+
+    def mark_if_once(self, execute: Callable[..., Any]) -> None:
+        """Leave a mark in Optuna's transaction, if its call must not be done twice."""
+        if self._here.is_once:
+            self.mark(execute)
 
     def mark(self, execute: Callable[..., Any]) -> None:
         """Leave a mark in a transaction that must not be done twice; `execute` is that one's.

@@ -6,7 +6,6 @@ twice when only the answer to the first commit was lost.
 
 import functools
 import logging
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -34,14 +33,6 @@ _ONCE = ("create_new_study", "delete_study", "_create_new_trial", "set_trial_sta
 """Done twice they are wrong: they leave a mark with their commit, by which it can be looked up."""
 
 
-class _Here(threading.local):
-    is_once = False
-    """Whether this thread is in one of those."""
-
-
-_here = _Here()
-
-
 class _Session(orm.Session):
     """Optuna's session: on its thread's connection, behind its fence, with sure commits."""
 
@@ -54,8 +45,7 @@ class _Session(orm.Session):
         return self._database.bind()
 
     def commit(self) -> None:
-        if _here.is_once:
-            self._database.mark(self.execute)
+        self._database.mark_if_once(self.execute)
         self._database.commit(super().commit)
 
 
@@ -96,8 +86,7 @@ def _durable(name: str) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: DurableStorage, *args: Any, **kwargs: Any) -> Any:
         def try_it() -> Any:
-            _here.is_once = name in _ONCE
-            with self._database.translated():
+            with self._database.as_optuna(is_once=name in _ONCE):
                 return method(self, *args, **kwargs)
 
         return self._database.repeat(try_it)

@@ -42,6 +42,8 @@ class Cutter:
         self.messages_left: int | None = None
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -60,6 +62,13 @@ class Cutter:
         """Let nothing pass, though connections are accepted; what was held back goes on after."""
         self._call(self._flow.clear if held else self._flow.set)
 
+    def hold_idle(self) -> None:
+        """Let nothing pass from a moment on at which nobody is connected.
+
+        What is under way when a proxy stops is acknowledged by its host, so nobody notices.
+        """
+        self._await(self._hold_idle())
+
     def cut_after(self, num_messages: int) -> None:
         """Cut whoever sends a message after so many more of all clients; once."""
         self.messages_left = num_messages
@@ -75,6 +84,11 @@ class Cutter:
         for link in list(self._links):
             link.cut()
 
+    async def _hold_idle(self) -> None:
+        while self._links:
+            await asyncio.sleep(0.001)
+        self._flow.clear()
+
     async def _listen(self) -> None:
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
@@ -85,8 +99,14 @@ class Cutter:
             self._server.close()
             self._server = None
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A handler that ends by being cancelled would make asyncio's streams log an error.
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take a client; no coroutine, which would close nothing if cancelled before it began."""
+        self._clients.add(writer)
+        task = self._loop.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.CancelledError):
             await self._flow.wait()
             link = _Link(self, (reader, writer), await self._dial())
@@ -97,6 +117,7 @@ class Cutter:
             finally:
                 self._links.discard(link)
         _reset(writer)
+        self._clients.discard(writer)
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if isinstance(self.target, Path):
@@ -118,6 +139,8 @@ class Cutter:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in self._clients:
+            _reset(writer)
         await asyncio.sleep(0)  # for the transports to close
 
     def __enter__(self) -> "Cutter":

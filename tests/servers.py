@@ -1,12 +1,13 @@
 """PostgreSQL servers of a test's own: with settings, killed, and with a standby."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.embedded import _own, _pg_ctl, _run, embedded_server
+from storage.embedded import _own, _pg_ctl, _run, embedded_server, ensure_running
 
 
 @contextmanager
@@ -30,6 +31,20 @@ def standby_of(primary: Path, folder: Path) -> Iterator[str]:
     )  # fmt: skip
     with embedded_server(folder) as url:
         yield url
+
+
+def move_log(folder: Path, disk: Path) -> None:
+    """Let a server keep its write-ahead log on another disk."""
+    _pg_ctl(folder, "stop", "--wait", "--mode=fast")
+    disk.chmod(0o700)
+    _own(disk)
+    log = folder / "data" / "pg_wal"
+    shutil.copytree(log, disk / "pg_wal")
+    for path in (disk / "pg_wal", *(disk / "pg_wal").rglob("*")):
+        _own(path)
+    shutil.rmtree(log)
+    log.symlink_to(disk / "pg_wal")
+    ensure_running(folder)
 
 
 def promote(folder: Path) -> None:

@@ -13,6 +13,7 @@ from search.claim import ClaimedTrial, Claims
 from search.home import Home
 from search.study import Study, create_study, open_study
 from storage.database import Database, parse_url
+from storage.embedded import ensure_running
 from storage.leases import Leases
 from tests.command import user_folder
 from tests.cutter import cutter_before
@@ -27,7 +28,7 @@ from tests.faults.workers import (
     holders,
     tiny_study,
 )
-from tests.servers import kill_server, own_server, promote, standby_of
+from tests.servers import kill_server, move_log, own_server, promote, standby_of
 from tests.waiting import SECONDS, wait_until
 
 
@@ -50,7 +51,7 @@ def test_black_hole_stops_no_training(study: Study, database_url: str, crew: Cre
     with cutter_before(database_url) as (cutter, crew.url):
         worker = crew.start()
         worker.wait_for_epoch(2)
-        cutter.hold(True)
+        cutter.hold_idle()
         worker.wait_for_epoch(EPOCHS)
         worker.wait_for("database_lost")
         wait_until(lambda: holders(study) == [])
@@ -173,3 +174,39 @@ def test_full_disk_of_the_database_stops_no_training(
         assert worker.wait() == 0
         assert_whole(study)
         assert_one_outage(worker)
+
+
+def test_full_disk_of_the_write_ahead_log_stops_no_training(
+    folder: Path, own_home: Home, tmp_path: Path
+) -> None:
+    """The server itself ends by it, and can't start; once it can, all is told."""
+    with (
+        user_folder() as log,
+        small_disk(log, "64m") as disk,
+        own_server(folder, "min_wal_size = 32MB", "max_wal_size = 32MB") as url,
+    ):
+        move_log(folder, disk)
+        with study_on(url, own_home) as study, crew_of(url, own_home, tmp_path) as crew:
+            worker = crew.start()
+            worker.wait_for_epoch(2)
+            filler = fill(disk)
+            write_until_it_breaks(url)
+            wait_until(lambda: "PANIC" in (folder / "server.log").read_text())
+            worker.wait_for("database_lost")
+            worker.train_on()
+            filler.unlink()
+            ensure_running(folder)  # as `up` and Compose do
+            assert worker.wait() == 0
+            assert_whole(study)
+            assert_one_outage(worker)
+
+
+def write_until_it_breaks(url: str) -> None:
+    """Write so much into a database that its log needs new files."""
+    engine = sa.create_engine(parse_url(url, {}), isolation_level="AUTOCOMMIT")
+    with pytest.raises(OperationalError), engine.connect() as connection:
+        while True:
+            query = "select repeat('x', 2000) from generate_series(1, 5000)"
+            connection.execute(sa.text(f"create table if not exists ballast as {query}"))
+            connection.execute(sa.text("drop table ballast"))
+    engine.dispose()

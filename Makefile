@@ -20,8 +20,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Most of the tests wait for processes and leases, so three at a time keep two cores busy.
+TEST_PROCESSES ?= 3
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 # Looks at the dashboard's page; needs Debian's packages chromium and chromium-driver.
 test-page: $(STAMP)

@@ -32,6 +32,9 @@ from trainer.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
+GIVEN_UP = "given_up"
+"""The user attribute that says why the last worker which gave a trial up did so."""
+
 
 class Nothing(Enum):
     """Why there is nothing to claim."""
@@ -179,6 +182,17 @@ class Claims:
         with self._study.database.connection():
             self._end(claimed.trial, claimed.lease, state, value, attributes or {}, claimed.notes)
 
+    def give_up(self, claimed: ClaimedTrial, reason: str) -> None:
+        """Leave the trial to the next worker as if this one had died of it; tell of what.
+
+        Raises:
+            LeaseLostError, DatabaseUnavailableError
+        """
+        with self._study.database.connection():
+            with self._leases.fence(claimed.lease):
+                claimed.trial.set_user_attr(GIVEN_UP, reason)
+            self._leases.abandon(claimed.lease)
+
     def _end(
         self,
         trial: Trial,
@@ -217,7 +231,8 @@ class Claims:
             return None
         trial, lease = taken
         if lease.attempts >= self._study.config.lease.max_attempts:
-            self._fail(trial, lease, f"its worker died {lease.attempts} times, or lost its GPU")
+            reason = orphan.user_attrs.get(GIVEN_UP, "its worker died")
+            self._fail(trial, lease, f"given up after {lease.attempts} attempts: {reason}")
             return None
         context = {"trial": orphan.number, "token": lease.token, "attempts": lease.attempts}
         logger.info("trial_taken_over", extra=context)

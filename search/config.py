@@ -22,8 +22,8 @@ from search.parameter import CategoricalParameter, FloatParameter, IntParameter,
 from search.rules import Draft, baseline_values, find_faults
 from trainer.config import TrainConfig
 from trainer.nesting import is_deep
+from trainer.objectives import Holdout, Objective
 
-Objective = Literal["accuracy", "auc"]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -101,7 +101,10 @@ class StudyConfig(_Section):
 
     name: Name
     objective: Objective = "accuracy"
-    """On the validation split; of a trial's best epoch."""
+    """On the validation clips that choose; of a trial's best epoch."""
+    holdout: Holdout = "half"
+    """Which part of the validation clips chooses nothing, and is what the final model is reported
+    and calibrated on."""
     trials: Count
     """The budget: so many trials shall end COMPLETE or PRUNED."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

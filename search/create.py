@@ -12,6 +12,7 @@ from storage.database import Database
 from trainer.cache import WaveformCache, list_caches, list_damaged
 from trainer.dataset import SPLITS, Split, read_dataset
 from trainer.errors import DataError
+from trainer.splits import require_halves
 
 
 def create_from_file(
@@ -32,6 +33,7 @@ def create_from_file(
     cache = _cache_of(config, data, home)
     targets = {split: cache.split(split).targets.tolist() for split in SPLITS}
     require_both_classes(targets)
+    require_halves(targets["val"], config.holdout)
     fingerprint = cache.data_fingerprint
     return create_study(database, config, fingerprint, allow_mismatch=allow_mismatch)
 

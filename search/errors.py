@@ -37,3 +37,7 @@ class GpuLostError(SearchError):
     """A worker's GPU can't be used any more; started again, the worker takes another one."""
 
     EXIT_CODE = 3
+
+
+class ShortcutError(SearchError):
+    """The labels of a data folder can be told without listening, and that was not to be."""

@@ -21,7 +21,7 @@ def export_best(study: Study, out: Path, number: int | None = None) -> Recipe:
         raise IsADirectoryError(errno.EISDIR, "a folder, name a file in it", str(out))
     trials = study.trials()
     if number is None:
-        trial = best_trial(trials)
+        trial = best_trial(study, trials)
     else:
         trial = next((trial for trial in trials if trial.number == number), None)
     if trial is None or trial.value is None:
@@ -33,6 +33,7 @@ def export_best(study: Study, out: Path, number: int | None = None) -> Recipe:
             "study": study.name,
             "trial": trial.number,
             "objective": study.config.objective,
+            "holdout": study.config.holdout,
             "value": trial.value,
             "data_fingerprint": study.data_fingerprint,
             "code_version": trial.user_attrs.get("code_version", study.contract["code_version"]),

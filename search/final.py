@@ -1,7 +1,7 @@
 """From a recipe to the final model: finds the data that the recipe's study was made with."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from search.errors import ContractError
 from search.home import Home
@@ -12,8 +12,9 @@ from trainer.cache import WaveformCache, find_cache
 from trainer.device import choose_device
 from trainer.errors import RecipeError
 from trainer.final import Stage, train_final
-from trainer.folder import check_target
+from trainer.folder import MODEL_FOLDER
 from trainer.model import is_backbone, nearest_backbones
+from trainer.objectives import Holdout
 from trainer.recipe import Recipe
 
 
@@ -23,14 +24,14 @@ def train_from_recipe(
     """Train the final model of a recipe and return its figures.
 
     Raises:
-        RecipeError: it names a backbone that timm lacks.
+        RecipeError: it names a backbone that timm lacks, or an unknown holdout.
         ContractError: the data are not here.
         DataError, ModelError
         TrainingStoppedError: by SIGINT or SIGTERM; the same call goes on.
     """
     _require_backbone(recipe.config.backbone)
     chosen = choose_device(device)
-    check_target(out)
+    MODEL_FOLDER.check(out)
     cache = _open_cache(recipe, data, home)
     config = recipe.config
     stop = stop_on_signals()  # not before: Ctrl-C ends the decoding at once
@@ -43,9 +44,19 @@ def train_from_recipe(
             origin=recipe.origin,
             device=chosen,
             objective=str(recipe.origin.get("objective", "accuracy")),
+            holdout=_holdout_of(recipe),
             on_epoch=lambda stage, history: progress(len(history), config.epochs),
             should_stop=stop.is_set,
         )
+
+
+def _holdout_of(recipe: Recipe) -> Holdout:
+    """Return the study's holdout; a recipe from before there was one, or of no study, has none."""
+    given = recipe.origin.get("holdout", "none")
+    for holdout in get_args(Holdout):
+        if given == holdout:
+            return cast(Holdout, holdout)
+    raise RecipeError(f'origin.holdout must be "half" or "none", got {given!r}')
 
 
 def _require_backbone(name: str) -> None:

@@ -96,7 +96,7 @@ def contract(config: StudyConfig) -> dict[str, Any]:
     Defaults are spelled out, so that to spell them out in the file changes nothing. Not in it is
     what may change while the study goes on: budget, leases, how many trials may fail.
     """
-    kept = {"objective", "seed", "sampler", "pruner", "space"}
+    kept = {"objective", "holdout", "seed", "sampler", "pruner", "space"}
     return {
         **config.model_dump(mode="json", include=kept),
         "training": {k: v for k, v in config.fixed_values().items() if k != "seed"},

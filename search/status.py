@@ -19,6 +19,7 @@ from search.claim import trial_prefix, worker_prefix
 from search.console import make_console
 from search.study import BASELINE, Study
 from storage.leases import Leases
+from trainer.objectives import sign_of
 
 _WATCH_SECONDS = 2.0
 _COUNTS = {
@@ -52,18 +53,23 @@ def _read_status(study: Study) -> dict[str, Any]:
         "study": study.name,
         "budget": budget,
         "counts": counts,
-        "best": _best(trials),
-        "baseline": _baseline(trials),
+        "best": _best(study, trials),
+        "baseline": _baseline(study, trials),
         "workers": workers,
         "eta_seconds": _eta_seconds(trials, budget, num_training),
         "versions": count_versions(trials),
     }
 
 
-def best_trial(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """Return the complete trial with the highest value, the earlier one of equals."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+def best_trial(study: Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """Return the complete trial with the best value, the earlier one of equals."""
+    sign = sign_of(study.config.objective)
+    complete = [
+        (sign * trial.value, -trial.number, trial)
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and trial.value is not None
+    ]
+    return max(complete)[-1] if complete else None
 
 
 def count_versions(trials: Sequence[FrozenTrial]) -> dict[str, int]:
@@ -84,8 +90,8 @@ def _version_words(attributes: Mapping[str, Any]) -> str:
     return f"{code} ({others})" if others else code
 
 
-def _best(trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-    best = best_trial(trials)
+def _best(study: Study, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+    best = best_trial(study, trials)
     if best is None:
         return None
     return {
@@ -96,10 +102,13 @@ def _best(trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
     }
 
 
-def _baseline(trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+def _baseline(study: Study, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+    sign = sign_of(study.config.objective)
     for trial in trials:
         if trial.user_attrs.get(BASELINE):
-            so_far = max(trial.intermediate_values.values(), default=None)
+            so_far = max(
+                trial.intermediate_values.values(), key=lambda value: sign * value, default=None
+            )
             value = trial.value if trial.state == TrialState.COMPLETE else so_far
             failed = {"failed": trial.user_attrs.get(FAIL_REASON, "no reason was recorded")}
             is_failed = trial.state == TrialState.FAIL

@@ -5,7 +5,7 @@ import logging
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -18,6 +18,7 @@ from search.space import baseline_params, contract, diff_contract
 from search.version import check_versions, code_version, diff_versions, versions
 from storage.database import Database
 from storage.trials import DurableStorage
+from trainer.objectives import sign_of
 
 logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -90,7 +91,8 @@ def _create(
     with database.locked(f"melsearch:create:{config.name}"):
         # By load_if_exists the server would log an error; nobody else creates it meanwhile.
         is_new = config.name not in optuna.get_all_study_names(storage)
-        make = partial(optuna.create_study, direction="maximize") if is_new else optuna.load_study
+        create = partial(optuna.create_study, direction=direction(config))
+        make = create if is_new else optuna.load_study
         study = make(storage=storage, study_name=config.name)
         attributes = study.user_attrs
         values = config.model_dump(mode="json")
@@ -99,7 +101,7 @@ def _create(
             frozen = attributes[_CONTRACT]
             # Workers of the version that froze it must still be able to read the rest.
             values = attributes[_CONFIG] | {key: values[key] for key in _MAY_CHANGE}
-        elif _is_fresh(study):
+        elif _is_fresh(study, config):
             study.enqueue_trial(baseline_params(config), user_attrs={BASELINE: True})
         study.set_user_attr(_CONFIG, values)
         study.set_user_attr(_BUDGET, config.trials)
@@ -187,7 +189,8 @@ def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
 def _open(database: Database, study: optuna.Study) -> Study:
     attributes = study.user_attrs
     try:
-        config = StudyConfig.model_validate(attributes[_CONFIG])
+        # Studies from before there was a holdout have none.
+        config = StudyConfig.model_validate({"holdout": "none", **attributes[_CONFIG]})
     except ValidationError as error:
         frozen = attributes[_CONTRACT].get("code_version")
         raise ContractError(
@@ -198,7 +201,12 @@ def _open(database: Database, study: optuna.Study) -> Study:
     return Study(config, attributes[_CONTRACT], database, study)
 
 
-def _is_fresh(study: optuna.Study) -> bool:
+def direction(config: StudyConfig) -> Literal["maximize", "minimize"]:
+    """Return Optuna's word for the way in which the study's objective is better."""
+    return "maximize" if sign_of(config.objective) > 0 else "minimize"
+
+
+def _is_fresh(study: optuna.Study, config: StudyConfig) -> bool:
     """Tell whether the baseline is still to be enqueued.
 
     Raises:
@@ -206,7 +214,7 @@ def _is_fresh(study: optuna.Study) -> bool:
     """
     trials = study.get_trials(deepcopy=False)
     is_ours = all(trial.user_attrs.get(BASELINE) for trial in trials)
-    if not is_ours or study.direction != optuna.study.StudyDirection.MAXIMIZE:
+    if not is_ours or study.direction.name.lower() != direction(config):
         raise StudyError(
             f"the database has a study {study.study_name!r} that melsearch did not create; "
             "give yours another name"

@@ -12,6 +12,7 @@ from search.home import Home
 from search.space import describe
 from search.status import read_status, render_status
 from search.study import Study
+from trainer.splits import require_halves
 
 if TYPE_CHECKING:
     from trainer.predict import PredictReport
@@ -56,6 +57,7 @@ def show_check(config: StudyConfig, data: Path | None) -> None:
             console, f"data, {split}: {len(targets)} clips, {num_real} real, {num_fake} fake"
         )
     require_both_classes(targets_of)
+    require_halves(targets_of["val"], config.holdout)
 
 
 def show_outcome(study: Study, home: Home, spent: bool) -> None:
@@ -76,7 +78,9 @@ def show_metrics(metrics: dict[str, Any], out: Path) -> None:
     """Print the figures of a final training."""
     console = make_console()
     figures = metrics["validation"]
-    print_plain(console, ", ".join(f"{k} {figures[k]:.4f}" for k in ("accuracy", "auc", "eer")))
+    counts = metrics["num_clips"]
+    words = ", ".join(f"{k} {figures[k]:.4f}" for k in ("accuracy", "auc", "eer"))
+    print_plain(console, f"on {counts['reported']} of {counts['val']} validation clips: {words}")
     before, after = (metrics["calibration"][when] for when in ("before", "after"))
     changes = ", ".join(f"{k} {before[k]:.4f} to {after[k]:.4f}" for k in _CALIBRATION)
     temperature = metrics["calibration"]["temperature"]

@@ -9,46 +9,35 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
 
-from optuna.trial import TrialState
-
-from search.budget import FAIL_REASON, has_work
+from search.budget import has_work
 from search.claim import ClaimedTrial, Claims, worker_prefix
 from search.errors import ContractError, GpuLostError, SearchError, WorkerFailedError
 from search.holding import Keeper, Standstill, leave_in_time, until_told
 from search.home import Home
+from search.outcome import Outcome, training_ended, training_failed
 from search.reporting import Reporter
 from search.slots import Slot, Trouble, hold_slot, rest_if_troubled
 from search.study import Study
 from search.vacancy import SlotWish
-from search.version import check_versions, trained_by
+from search.version import check_versions
 from storage.artifacts import Artifacts
 from storage.errors import LeaseLostError, StorageError
 from storage.leases import Lease, Leases
 from storage.schema import forget_old_commits
 from trainer.cache import WaveformCache, find_cache, list_caches
-from trainer.config import TrainConfig
 from trainer.device import count_threads
 from trainer.errors import CacheDamagedError, WeightsError
 from trainer.loop import Ending, EpochResult, FitResult, fit
 from trainer.snapshots import remove_checkpoints
+from trainer.splits import divide
 
 logger = logging.getLogger(__name__)
 
-HOST_FAULTS = (OSError, MemoryError, CacheDamagedError, WeightsError)
+HOST_FAULTS = (OSError, CacheDamagedError)
 """What is this host's fault, not the trial's: it is given back for another one to train."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial's training ended, as the database shall remember it."""
-
-    state: TrialState
-    value: float | None
-    attributes: dict[str, Any]
-    reports: Sequence[float] = ()
-    """The objective after each epoch."""
+UNSURE_FAULTS = (MemoryError, WeightsError)
+"""What may be the trial's fault on every host: given back, too, but it counts as an attempt."""
 
 
 @dataclass(frozen=True)
@@ -130,21 +119,20 @@ class Worker:
                 result = self._fit(claimed, still, reporter)
         except StorageError:
             raise
-        except HOST_FAULTS as error:
-            until_told(lambda: self.leases.release(claimed.lease), self.stop)
+        except (*HOST_FAULTS, *UNSURE_FAULTS) as error:
             reason = str(error) or type(error).__name__
+            if isinstance(error, UNSURE_FAULTS):
+                self._give_up(claimed, reason)
+            else:
+                until_told(lambda: self.leases.release(claimed.lease), self.stop)
             raise WorkerFailedError(f"this host can't train: {reason}") from error
         except Exception as error:
             if self._blame_gpu(claimed, error):
                 return None
-            # The trial's failure is recorded; the others go on.
-            reason = f"{type(error).__name__}: {error}"
-            context = {"trial": claimed.number, "reason": reason}
-            logger.warning("trial_failed", extra=context, exc_info=True)
-            return Outcome(TrialState.FAIL, None, {FAIL_REASON: reason})
+            return training_failed(claimed.number, error)  # it is recorded; the others go on
         if result.ending is Ending.STOPPED and not reporter.is_poor():
             return None
-        return self._ended(claimed.config, result)
+        return training_ended(self.study, claimed.config, result)
 
     def _fit(self, claimed: ClaimedTrial, still: Standstill, reporter: Reporter) -> FitResult:
         objective = self.study.config.objective
@@ -159,10 +147,11 @@ class Worker:
             still.require_lease()
             return self.stop.is_set() or reporter.is_poor()
 
+        choose, _ = divide(self.cache.split("val"), self.study.config.holdout)
         return fit(
             claimed.config,
             self.cache.split("train"),
-            self.cache.split("val"),
+            choose,
             folder=self._folder(claimed),
             device=self.slot.device,
             objective=objective,
@@ -182,29 +171,14 @@ class Worker:
         fault = self.slot.find_fault(error)
         if fault is None:
             return False
-        until_told(lambda: self.leases.abandon(claimed.lease), self.stop)
+        self._give_up(claimed, fault)
         self.slot.lose(fault)
         return True
 
-    def _ended(self, config: TrainConfig, result: FitResult) -> Outcome:
-        assert result.best is not None  # an ended training has had an epoch
-        objective = self.study.config.objective
-        attributes = {
-            "metrics": result.best.metrics,
-            "best_epoch": result.best.epoch,
-            "seconds": sum(epoch.metrics["seconds"] for epoch in result.history),
-            "num_parameters": result.num_parameters,
-            **trained_by(self.study.contract),
-        }
-        if result.micro_batch < config.batch_size:
-            attributes["micro_batch"] = result.micro_batch
-        if result.reason is not None:
-            attributes["reason"] = result.reason
-            logger.warning("trial_diverged", extra={"reason": result.reason})
-        reports = [epoch.metrics[objective] for epoch in result.history]
-        if result.ending is Ending.FINISHED:
-            return Outcome(TrialState.COMPLETE, result.best.metrics[objective], attributes, reports)
-        return Outcome(TrialState.PRUNED, None, attributes, reports)
+    def _give_up(self, claimed: ClaimedTrial, reason: str) -> None:
+        """Give a trial back as if its worker had died of it: it comes back max_attempts times."""
+        with suppress(LeaseLostError):  # it is given back already, or another's
+            until_told(lambda: self.claims.give_up(claimed, reason), self.stop)
 
     def _folder(self, claimed: ClaimedTrial) -> Path:
         return self.artifacts.trial_folder(self.study.name, claimed.number)

@@ -4,12 +4,18 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import torch
 
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 
 SAMPLE_RATE = 4000
 """Hz."""
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """Return a generator of the CPU."""
+    return torch.Generator().manual_seed(seed)
 
 
 def make_clips(num_clips: int, seed: int = 0, *, images: bool = False) -> ClipSet:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def resample(samples_T: FloatArray, sample_rate: int, wanted_rate: int) -> Float
 
 def _decode(path: Path) -> tuple[FloatArray, int]:
     """Return the mixed-down samples at the file's own rate, and that rate in Hz."""
+    with open_container(path) as container:
+        if not container.streams.audio:
+            raise UndecodableError("no audio track")
+        return _decode_stream(container, container.streams.audio[0])
+
+
+@contextmanager
+def open_container(path: Path) -> Iterator[av.container.InputContainer]:
+    """Open a media file; what goes wrong in the block is told in a short phrase.
+
+    Raises:
+        UndecodableError: says why it can't be opened or decoded.
+    """
     head = _read_head(path)
     try:
         with av.open(
@@ -80,9 +94,7 @@ def _decode(path: Path) -> tuple[FloatArray, int]:
             container_options={"format_whitelist": _FORMATS},
             metadata_errors="replace",
         ) as container:
-            if not container.streams.audio:
-                raise UndecodableError("no audio track")
-            return _decode_stream(container, container.streams.audio[0])
+            yield container
     except av.DecoderNotFoundError as error:
         raise UndecodableError("no decoder for its sound") from error
     except (av.FFmpegError, OSError, ValueError) as error:

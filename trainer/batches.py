@@ -41,14 +41,31 @@ def training_batches(
     """Yield the epoch's batches from `first_step` on: clips shuffled, each at a random crop."""
     rng = np.random.default_rng([config.seed, epoch])
     num_clips = len(clips)
-    order_N = rng.permutation(num_clips)
-    crops_N = rng.random(num_clips)
+    if config.sampling == "natural":
+        order_N = rng.permutation(num_clips)
+        crops_N = rng.random(num_clips)[order_N]
+    else:
+        order_N = _draw_balanced(clips, rng)
+        crops_N = rng.random(num_clips)
     for step in range(first_step, count_steps(num_clips, config.batch_size)):
         begin = step * config.batch_size
-        indices = order_N[begin : begin + config.batch_size]
+        part = slice(begin, begin + config.batch_size)
+        indices = order_N[part]
         room_B = _room(clips, config)[indices]
-        starts = np.floor(crops_N[indices] * (room_B + 1)).astype(np.int64)
+        starts = np.floor(crops_N[part] * (room_B + 1)).astype(np.int64)
         yield Batch(read_inputs(clips, config, indices, starts), indices)
+
+
+def _draw_balanced(clips: ClipSet, rng: np.random.Generator) -> IntArray:
+    """Return as many clips as there are, half of each class, each nearly as often as another."""
+    classes = [np.flatnonzero(clips.targets == target) for target in (0, 1)]
+    classes = [members for members in classes if len(members)]
+    drawn = []
+    for number, members in enumerate(classes):
+        share = (len(clips) + number) // len(classes)
+        rounds = [rng.permutation(members) for _ in range(math.ceil(share / len(members)))]
+        drawn.append(np.concatenate(rounds)[:share])
+    return rng.permutation(np.concatenate(drawn))
 
 
 def evaluation_batches(

@@ -1,6 +1,6 @@
 """The waveform cache: decoded sound of all clips, in files that all workers of a host share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -65,6 +65,22 @@ class ClipSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def select(self, indices: NDArray[np.int64]) -> "ClipSet":
+        """Return some of the clips; copies no samples, and of a cache no images."""
+        images = self.images
+        if isinstance(images, StoredImages):
+            images = StoredImages(images.file, images.rows_N[indices])
+        elif images is not None:
+            images = images[indices]
+        return replace(
+            self,
+            names=[self.names[index] for index in indices],
+            targets=self.targets[indices],
+            num_samples=self.num_samples[indices],
+            offsets=self.offsets[indices],
+            images=images,
+        )
 
     def waveform(self, index: int) -> NDArray[np.int16]:
         """Return a clip's samples, (T,); 32,768 is full scale.

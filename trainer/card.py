@@ -28,12 +28,13 @@ def write_card(recipe: Recipe, metrics: dict[str, Any]) -> str:
         "",
         _describe_measurement(metrics),
         "",
-        "| on validation | |",
+        f"| on {metrics['num_clips']['reported']:,} validation clips | |",
         "|---|---|",
         *[f"| {title} | {_number(metrics['validation'][key])} |" for key, title in TITLES.items()],
         "",
-        f"Temperature {calibration['temperature']:.3f}, fitted on the same validation clips, in a"
-        " single pass; test-time augmentation uses it as it is:",
+        f"Temperature {calibration['temperature']:.3f}, fitted on these validation clips in a"
+        f" single pass, and measured {calibration['measured']}; test-time augmentation uses it"
+        " as it is:",
         "",
         "| calibration | before | after |",
         "|---|---|---|",
@@ -70,6 +71,11 @@ def _describe_measurement(metrics: dict[str, Any]) -> str:
             "These weights have seen all clips, so nothing is left to measure them on. The figures"
             " are those of the same recipe trained on the training split alone; it chose the"
             f" {best} epochs and the temperature, too."
+        )
+    if metrics["num_clips"]["reported"] < metrics["num_clips"]["val"]:
+        return (
+            f"The weights are those of epoch {best}, the best on one half of the validation clips;"
+            " the figures are of the other half, by which nothing was chosen."
         )
     return (
         f"The weights are those of epoch {best}, the best on validation; the figures, of the same"

@@ -5,10 +5,12 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Frontend = Literal["logmel", "notebook"]
-Augmentation = Literal["none", "notebook", "spec", "strong"]
+Frontend = Literal["logmel", "logstft", "lfcc", "notebook"]
+Normalisation = Literal["fixed", "set", "clip"]
+Augmentation = Literal["none", "notebook", "spec", "strong", "channel", "rawboost", "full"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["cosine", "step", "constant"]
+Sampling = Literal["natural", "balanced"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -25,7 +27,11 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Stochastic depth; 0 for the backbones that have none."""
 
     frontend: Frontend = "logmel"
-    """`logmel` reads windows of the waveform; `notebook` is the notebook's image of a clip."""
+    """`logmel`, `logstft` and `lfcc` read windows of the waveform; `notebook` is the notebook's
+    image of a clip."""
+    normalisation: Normalisation = "fixed"
+    """By constants, by each band's values over the training clips, or by a window's own values;
+    the notebook's images always by ImageNet's."""
     sample_rate: Annotated[int, Field(ge=4000, le=192_000)] = 16_000
     """Hz; must be the waveform cache's."""
     window_seconds: Annotated[float, Field(gt=0, le=60)] = 4.0
@@ -37,6 +43,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     hop_length: Annotated[int, Field(ge=16, le=8192)] = 256
     """Samples between two frames."""
     n_mels: Annotated[int, Field(ge=8, le=512)] = 128
+    """Bands of `logmel`, and of the linear filters under `lfcc`."""
+    n_lfcc: Annotated[int, Field(ge=8, le=512)] = 60
+    """Coefficients of `lfcc`."""
     f_min: Annotated[float, Field(ge=0)] = 0.0
     """Hz."""
     f_max: Annotated[float, Field(gt=0)] | None = None
@@ -51,6 +60,10 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of sgd; the others ignore it."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each layer's learning rate is so much of the one's above it; 1 is one rate for all."""
+    frozen_epochs: Annotated[int, Field(ge=0)] = 0
+    """So many epochs train the head alone."""
     schedule: Schedule = "cosine"
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     """Linear warm-up at the start of the cosine schedule."""
@@ -59,6 +72,10 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     step_gamma: Annotated[float, Field(gt=0, le=1)] = 0.85
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = 32
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
+    sampling: Sampling = "natural"
+    """`balanced` draws as many clips of each class, in an epoch of the same length."""
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Of the focal loss; 0 is cross-entropy."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     grad_clip: Annotated[float, Field(ge=0)] = 0.0
     """Largest norm of the gradient; 0 clips nothing."""
@@ -83,6 +100,12 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             )
         if self.window_seconds * self.sample_rate < self.n_fft:
             faults.append(f"a window must hold n_fft samples, got {self.window_seconds} s")
+        if self.frontend == "lfcc" and self.n_lfcc > self.n_mels:
+            faults.append(f"n_lfcc must be at most n_mels, got {self.n_lfcc} and {self.n_mels}")
+        if self.frozen_epochs >= self.epochs:
+            faults.append(
+                f"frozen_epochs must be below epochs, got {self.frozen_epochs} and {self.epochs}"
+            )
         if faults:
             raise ValueError("; ".join(faults))
         return self

@@ -4,6 +4,7 @@ import os
 import posixpath
 import stat
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -66,8 +67,8 @@ class _Findings:
     faults: list[str] = field(default_factory=list)
 
 
-def read_dataset(root: Path) -> Dataset:
-    """Read the labels of both splits and match them with the files, without opening any.
+def read_dataset(root: Path, splits: Sequence[Split] = SPLITS) -> Dataset:
+    """Read the labels of these splits and match them with the files, without opening any.
 
     A labelled file that is missing or unreadable and a file without a label are rejects.
 
@@ -76,7 +77,7 @@ def read_dataset(root: Path) -> Dataset:
     """
     _require_folder(root)
     findings = _Findings()
-    for split in SPLITS:
+    for split in splits:
         _read_split(root, split, findings)
     if findings.faults:
         raise DataError(_list_faults(root, findings.faults))

@@ -18,6 +18,7 @@ from trainer.errors import DataError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
 
 CRASHED = "crashed the decoder"
 CLIPS_AHEAD = 4
@@ -49,7 +50,6 @@ class DecodedClip:
 
 Outcome = DecodedClip | str
 """The clip, or the reason why there is none."""
-Decode = Callable[[Path, DecodeSettings], Outcome]
 
 
 def decode_clip(path: Path, settings: DecodeSettings) -> Outcome:
@@ -72,12 +72,20 @@ def decode_clip(path: Path, settings: DecodeSettings) -> Outcome:
 
 
 def decode_all(
-    paths: Sequence[Path],
-    settings: DecodeSettings,
-    num_processes: int,
-    decode: Decode = decode_clip,
+    paths: Sequence[Path], settings: DecodeSettings, num_processes: int
 ) -> Generator[Outcome]:
-    """Yield the outcome of every path, in their order; close the iterator to stop the processes.
+    """Yield every path's clip, in their order; close the iterator to stop the processes.
+
+    Raises:
+        DataError: decoder processes can't be started at all.
+    """
+    return read_all(paths, settings, num_processes, decode_clip)
+
+
+def read_all(
+    paths: Sequence[Path], settings: S, num_processes: int, decode: Callable[[Path, S], R | str]
+) -> Generator[R | str]:
+    """Yield what `decode` makes of every path, in their order, or why that can't be.
 
     When a process dies, the clips it may have died of are decoded once more, each in a process of
     its own, so that only the culprit is lost.
@@ -87,7 +95,7 @@ def decode_all(
     """
     todo = deque(paths)
     while todo:
-        pending: deque[tuple[Path, Future[Outcome]]] = deque()
+        pending: deque[tuple[Path, Future[R | str]]] = deque()
         pool = open_pool(num_processes)
         try:
             while todo or pending:
@@ -106,8 +114,8 @@ def decode_all(
 
 
 def _salvage(
-    path: Path, future: Future[Outcome], settings: DecodeSettings, decode: Decode
-) -> Outcome:
+    path: Path, future: Future[R | str], settings: S, decode: Callable[[Path, S], R | str]
+) -> R | str:
     """Return the outcome of a clip that was under way when a process died."""
     if future.done() and not future.cancelled() and future.exception() is None:
         return future.result()

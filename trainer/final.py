@@ -12,20 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.cache import ClipSet, WaveformCache
-from trainer.calibration import fit_temperature
+from trainer.calibration import cross_calibrate, fit_temperature
 from trainer.card import write_card
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig
 from trainer.errors import DataError, TrainerError, TrainingDivergedError, TrainingStoppedError
-from trainer.folder import check_target, write_model_folder
+from trainer.folder import MODEL_FOLDER, write_model_folder
 from trainer.frontend import build_frontend
 from trainer.history import EpochResult
 from trainer.inference import predict_logits
 from trainer.loop import Ending, FitResult, fit
-from trainer.metrics import summarize
+from trainer.measures import summarize
 from trainer.model import build_model, to_channels_last
+from trainer.objectives import Holdout
 from trainer.recipe import Recipe
 from trainer.snapshots import load_best
+from trainer.splits import divide
 
 Stage = Literal["train", "all"]
 OnEpoch = Callable[[Stage, Sequence[EpochResult]], None]
@@ -41,7 +43,8 @@ class _Plan:
     config: TrainConfig
     cache: WaveformCache
     train: ClipSet
-    val: ClipSet
+    choose: ClipSet
+    report: ClipSet
     work: Path
     device: torch.device
     objective: str
@@ -59,12 +62,14 @@ def train_final(
     device: torch.device,
     work: Path | None = None,
     objective: str = "accuracy",
+    holdout: Holdout = "none",
     on_epoch: OnEpoch = lambda stage, history: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Train the config's detector, calibrate it, write its model folder; return its metrics.
 
-    The training split trains, the validation split picks the epoch and fits the temperature. With
+    The training split trains. Of the validation split one half picks the epoch, the other fits the
+    temperature and is reported on; with `holdout="none"` all of it does all of that. With
     `on="all"` a second training then runs on both splits, for as many epochs as were best, under
     the same schedule; its temperature and its metrics are the first one's.
 
@@ -78,11 +83,11 @@ def train_final(
         TrainingDivergedError: the loss became infinite or nan.
     """
     out = out.absolute()
-    check_target(out)
+    MODEL_FOLDER.check(out)
     _check_cache(config, cache)
     work = work or out.with_name(f".{out.name}.training")
     plan = _Plan(
-        config, cache, cache.split("train"), cache.split("val"), work, device,
+        config, cache, cache.split("train"), *divide(cache.split("val"), holdout), work, device,
         objective, on_epoch, should_stop,
     )  # fmt: skip
     chosen = _fit_stage(plan, "train", config.epochs)
@@ -117,7 +122,7 @@ def _fit_stage(plan: _Plan, stage: Stage, num_epochs: int) -> FitResult:
     result = fit(
         plan.config,
         plan.cache.all_clips() if is_all else plan.train,
-        None if is_all else plan.val,
+        None if is_all else plan.choose,
         folder=plan.work / stage,
         device=plan.device,
         objective=plan.objective,
@@ -140,10 +145,11 @@ def _measure(plan: _Plan, chosen: FitResult) -> tuple[dict[str, Tensor], dict[st
     """Return the best epoch's weights, and all that metrics.json says of them."""
     weights = _read_weights(plan.work / "train", chosen)
     logits_NK = _score_validation(plan, weights)
-    targets_N = plan.val.targets
+    targets_N = plan.report.targets
     temperature = fit_temperature(logits_NK, targets_N)
-    before = summarize(logits_NK, targets_N)
-    after = summarize(logits_NK / temperature, targets_N)
+    is_apart = plan.report is not plan.choose and np.bincount(targets_N).min() > 1
+    calibrated_NK = cross_calibrate(logits_NK, targets_N) if is_apart else logits_NK / temperature
+    before, after = summarize(logits_NK, targets_N), summarize(calibrated_NK, targets_N)
     assert chosen.best is not None
     return weights, {
         "on": "train",
@@ -153,11 +159,16 @@ def _measure(plan: _Plan, chosen: FitResult) -> tuple[dict[str, Tensor], dict[st
         "validation": before,
         "calibration": {
             "temperature": temperature,
+            "measured": "on clips that it was not fitted on" if is_apart else "on the same clips",
             "before": {key: before[key] for key in CALIBRATION_METRICS},
             "after": {key: after[key] for key in CALIBRATION_METRICS},
         },
         "prior": _share_of_fakes(plan, "train"),
-        "num_clips": {"train": len(plan.train), "val": len(plan.val)},
+        "num_clips": {
+            "train": len(plan.train),
+            "val": len(plan.cache.split("val")),
+            "reported": len(plan.report),
+        },
         "num_parameters": chosen.num_parameters,
     }
 
@@ -169,7 +180,7 @@ def _score_validation(plan: _Plan, weights: dict[str, Tensor]) -> NDArray[np.flo
     model.load_state_dict(weights)
     model = to_channels_last(model.to(device))
     logits_NK = predict_logits(
-        model, frontend, plan.val, config, device, should_stop=plan.should_stop
+        model, frontend, plan.report, config, device, should_stop=plan.should_stop
     )
     if logits_NK is None:
         raise TrainingStoppedError("stopped while calibrating; the same command goes on from there")
@@ -192,5 +203,5 @@ def _share_of_fakes(plan: _Plan, on: Stage) -> float:
     """Return the prior: what part of the clips that were trained on is fake."""
     targets_N = plan.train.targets
     if on == "all":
-        targets_N = np.concatenate([targets_N, plan.val.targets])
+        targets_N = plan.cache.all_clips().targets
     return float(np.mean(targets_N == 1))

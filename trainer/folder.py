@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from trainer.device import prepare_device
 from trainer.errors import ModelError, RecipeError
 from trainer.frontend import Frontend, build_frontend
 from trainer.model import Detector, build_model, to_channels_last
+from trainer.out_folder import OutFolder
 from trainer.recipe import Recipe, read_recipe, write_recipe
 
 MODEL_FILE = "model.safetensors"
@@ -25,6 +23,7 @@ CONFIG_FILE = "config.toml"
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
 MODEL_FILES = (MODEL_FILE, CONFIG_FILE, METRICS_FILE)
+MODEL_FOLDER = OutFolder("model", frozenset({*MODEL_FILES, CARD_FILE}), MODEL_FILE, ModelError)
 
 
 @dataclass(frozen=True)
@@ -39,30 +38,6 @@ class LoadedDetector:
     """The share of fakes in its training clips."""
 
 
-def check_target(out: Path) -> None:
-    """Refuse a place for a model folder where something else would be overwritten.
-
-    Raises:
-        ModelError: it is a file, a mount point, or a folder with more in it than a model.
-    """
-    if not os.path.lexists(out):
-        return
-    if not out.is_dir():
-        raise ModelError(f"the model folder {out} is a file; name a new folder")
-    if os.path.ismount(out):
-        raise ModelError(
-            f"the model folder {out} is a mount point, which can't be replaced; name a folder"
-            f" below it, such as {out / 'model'}"
-        )
-    found = {path.name for path in out.iterdir()}
-    foreign = sorted(found - {*MODEL_FILES, CARD_FILE})
-    if foreign or (found and MODEL_FILE not in found):
-        raise ModelError(
-            f"the folder {out} holds {', '.join((foreign or sorted(found))[:3])}, which would be"
-            " lost; name a new folder, or an older model's"
-        )
-
-
 def write_model_folder(
     out: Path, weights: dict[str, Tensor], recipe: Recipe, metrics: dict[str, Any], card: str
 ) -> None:
@@ -71,33 +46,12 @@ def write_model_folder(
     Raises:
         ModelError: the place is taken by something else, or can't be written.
     """
-    check_target(out)
-    out = out.absolute()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
-            fresh = Path(place) / "model"
-            fresh.mkdir()
-            save_checkpoint(fresh / MODEL_FILE, weights, {"backbone": recipe.config.backbone})
-            write_recipe(recipe, fresh / CONFIG_FILE)
-            text = json.dumps(_without_nan(metrics), indent=2, ensure_ascii=False)
-            (fresh / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
-            (fresh / CARD_FILE).write_text(card, encoding="utf-8")
-            _put_in_place(fresh, out, Path(place) / "replaced")
-    except (OSError, shutil.Error) as error:
-        raise ModelError(f"can't write the model folder {out}: {error}") from error
-
-
-def _put_in_place(fresh: Path, out: Path, replaced: Path) -> None:
-    """Move the fresh folder to `out`, and what was there to `replaced`; back if that fails."""
-    if out.exists():
-        out.rename(replaced)
-    try:
-        fresh.rename(out)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(out)
-        raise
+    with MODEL_FOLDER.writing(out) as fresh:
+        save_checkpoint(fresh / MODEL_FILE, weights, {"backbone": recipe.config.backbone})
+        write_recipe(recipe, fresh / CONFIG_FILE)
+        text = json.dumps(without_nan(metrics), indent=2, ensure_ascii=False)
+        (fresh / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+        (fresh / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def load_detector(model_dir: Path, device: torch.device) -> LoadedDetector:
@@ -167,8 +121,8 @@ def _fill_weights(model: Detector, path: Path) -> None:
         ) from error
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """Return the value with null for nan, which JSON lacks."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,13 +1,14 @@
 """From waveforms, or the notebook's cached images, to the images that a backbone reads."""
 
-import logging
 import math
-import warnings
 
 import torch
 from torch import Tensor, nn
 
 from trainer.config import TrainConfig
+from trainer.filterbanks import bins_heard, cosine_transform, linear_filters, mel_filters
+from trainer.images import IMAGE_SHAPE
+from trainer.standardise import SMALLEST_STD
 
 # Shape suffixes: B batch, T samples, C channels, M mel bands, F frames, N frequency bins,
 # H height, W width.
@@ -18,14 +19,17 @@ RANGE_DB = 100.0
 """An image spans this much, downwards from a sine at full scale."""
 LOGMEL_MEAN, LOGMEL_STD = 0.38, 0.17
 """Of log-mel images of speech, rounded; fixed, so that a model needs no statistics."""
+LOGSTFT_MEAN, LOGSTFT_STD = 0.27, 0.18
+"""Likewise of the transform's own bins."""
+LFCC_MEANS, LFCC_STD = (0.33, 0.13), 0.105
+"""Likewise of its first coefficients, the others' mean being near 0, and of the first one; that
+of coefficient k is about 1 / (1 + k) of it. All grow with the root of the number of bands."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-logger = logging.getLogger(__name__)
-
 
 class Frontend(nn.Module):
-    """Turns a batch of inputs into images in [0, 1]; has nothing to learn and nothing to save.
+    """Turns a batch of inputs into images; has nothing to learn and nothing to save.
 
     All channels of an image are equal: a spectrogram is grey.
     """
@@ -44,34 +48,32 @@ class Frontend(nn.Module):
         return (image_BCMF - self.mean_C11) / self.std_C11
 
 
-class LogMelFrontend(Frontend):
-    """Log-mel spectrograms on a fixed range of dB: loudness is neither lost nor rescaled."""
+class SpectrumFrontend(Frontend):
+    """Spectrograms on a fixed range of dB: loudness is neither lost nor rescaled."""
 
     window_N: Tensor
-    filters_MN: Tensor
 
-    def __init__(self, config: TrainConfig) -> None:
-        super().__init__((LOGMEL_MEAN,), (LOGMEL_STD,))
+    def __init__(self, config: TrainConfig, mean: float, std: float, peak_gain: float) -> None:
+        """Take the largest weight that a band gives to a bin's power."""
+        super().__init__((mean,), (std,))
+        self.normalisation = config.normalisation
         self.n_fft = config.n_fft
         self.hop_length = config.hop_length
-        window_N = torch.hann_window(config.n_fft)
-        filters_MN = mel_filters(config)
-        self.register_buffer("window_N", window_N, persistent=False)
-        self.register_buffer("filters_MN", filters_MN, persistent=False)
-        peak = float(window_N.sum()) / 2  # a sine at full scale, in its own bin
-        self.full_scale_db = 10 * math.log10(peak**2 * float(filters_MN.max()))
+        self.register_buffer("window_N", torch.hann_window(config.n_fft), persistent=False)
+        peak = float(self.window_N.sum()) / 2  # a sine at full scale, in its own bin
+        self.full_scale_db = 10 * math.log10(peak**2 * peak_gain)
 
     def forward(self, waveform_BT: Tensor) -> Tensor:
         """Return images (B, 1, M, F) in [0, 1] of waveforms in [-1, 1].
 
         F is 1 + T // hop_length: frames are centred, the ends reflected.
         """
-        db_BMF = self.log_mel_db(waveform_BT)
+        db_BMF = self.decibels(waveform_BT)
         image_BMF = (db_BMF - (self.full_scale_db - RANGE_DB)) / RANGE_DB
         return image_BMF.clamp(0, 1).unsqueeze(1).contiguous()
 
-    def log_mel_db(self, waveform_BT: Tensor) -> Tensor:
-        """Return mel powers in dB, not yet scaled, (B, M, F).
+    def decibels(self, waveform_BT: Tensor) -> Tensor:
+        """Return the bands' powers in dB, not yet scaled, (B, M, F).
 
         In float32 even under autocast: bf16 would blur 60 dB of range.
 
@@ -87,8 +89,83 @@ class LogMelFrontend(Frontend):
                 return_complex=True,
             )
             power_BNF = spectrum_BNF.real.square().addcmul_(spectrum_BNF.imag, spectrum_BNF.imag)
-            mel_BFM = power_BNF.mT @ self.filters_MN.T  # as stft leaves the memory: one product
-            return 10 * mel_BFM.mT.clamp(min=LOWEST_POWER).log10()
+            return 10 * self.bands(power_BNF).clamp(min=LOWEST_POWER).log10()
+
+    def bands(self, power_BNF: Tensor) -> Tensor:
+        """Return the powers that the bands hear, (B, M, F)."""
+        raise NotImplementedError
+
+    def normalise(self, image_BCMF: Tensor) -> Tensor:
+        """Return the image less a mean, over a deviation: fixed ones, or the image's own.
+
+        What is normalised by the training clips' own is left to the model, which keeps them.
+        """
+        if self.normalisation == "set":
+            return image_BCMF
+        if self.normalisation == "clip":
+            std_B111, mean_B111 = torch.std_mean(image_BCMF, dim=(1, 2, 3), keepdim=True)
+            return (image_BCMF - mean_B111) / std_B111.clamp(min=SMALLEST_STD)
+        return super().normalise(image_BCMF)
+
+
+class FilteredFrontend(SpectrumFrontend):
+    """Spectrograms of the bands of a filter bank."""
+
+    filters_MN: Tensor
+
+    def __init__(self, config: TrainConfig, mean: float, std: float, filters_MN: Tensor) -> None:
+        super().__init__(config, mean, std, peak_gain=float(filters_MN.max()))
+        self.register_buffer("filters_MN", filters_MN, persistent=False)
+
+    def bands(self, power_BNF: Tensor) -> Tensor:
+        """Return each band's weighted sum over the bins."""
+        band_BFM = power_BNF.mT @ self.filters_MN.T  # as stft leaves the memory: one product
+        return band_BFM.mT
+
+
+class LogMelFrontend(FilteredFrontend):
+    """Log-mel spectrograms: fine where speech has its pitch, coarse above."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config, LOGMEL_MEAN, LOGMEL_STD, mel_filters(config))
+
+
+class LogStftFrontend(SpectrumFrontend):
+    """The transform's own bins from f_min to f_max: as fine at the top, where vocoders err."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config, LOGSTFT_MEAN, LOGSTFT_STD, peak_gain=1.0)
+        self.heard = bins_heard(config)
+
+    def bands(self, power_BNF: Tensor) -> Tensor:
+        """Return the bins that are heard."""
+        return power_BNF[:, self.heard]
+
+
+class LfccFrontend(FilteredFrontend):
+    """Linear-frequency cepstral coefficients: the shape of a linear spectrum, coarse to fine.
+
+    Source: Sahidullah et al. 2015, A comparison of features for synthetic speech detection.
+    """
+
+    transform_CM: Tensor
+    offset_C1: Tensor
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config, 0.0, 1.0, linear_filters(config))
+        scale = math.sqrt(config.n_mels)
+        std_C1 = LFCC_STD * scale / torch.arange(1, config.n_lfcc + 1)[:, None]
+        mean_C1 = torch.zeros(config.n_lfcc, 1)
+        mean_C1[: len(LFCC_MEANS), 0] = torch.tensor(LFCC_MEANS) * scale
+        transform_CM = cosine_transform(config.n_mels, config.n_lfcc) / std_C1
+        self.register_buffer("transform_CM", transform_CM, persistent=False)
+        self.register_buffer("offset_C1", mean_C1 / std_C1, persistent=False)
+
+    def forward(self, waveform_BT: Tensor) -> Tensor:
+        """Return coefficients (B, 1, n_lfcc, F), each weighed so that it varies about as much."""
+        image_B1MF = super().forward(waveform_BT)
+        with torch.autocast(waveform_BT.device.type, enabled=False):
+            return self.transform_CM @ image_B1MF - self.offset_C1
 
 
 class NotebookFrontend(Frontend):
@@ -105,26 +182,25 @@ class NotebookFrontend(Frontend):
 
 def build_frontend(config: TrainConfig) -> Frontend:
     """Return the frontend that the configuration names, on the CPU."""
-    return NotebookFrontend() if config.frontend == "notebook" else LogMelFrontend(config)
+    match config.frontend:
+        case "logmel":
+            return LogMelFrontend(config)
+        case "logstft":
+            return LogStftFrontend(config)
+        case "lfcc":
+            return LfccFrontend(config)
+        case "notebook":
+            return NotebookFrontend()
 
 
-def mel_filters(config: TrainConfig) -> Tensor:
-    """Return librosa's Slaney filter bank (M, N); warns in the log of bands that hear nothing."""
-    from librosa.filters import mel  # takes long to import
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Empty filters", category=UserWarning)
-        filters_MN = torch.from_numpy(
-            mel(
-                sr=config.sample_rate,
-                n_fft=config.n_fft,
-                n_mels=config.n_mels,
-                fmin=config.f_min,
-                fmax=config.f_max,
-            )
-        )
-    num_empty = int((filters_MN.amax(dim=1) == 0).sum())
-    if num_empty:
-        context = {"num_empty": num_empty, "n_mels": config.n_mels, "n_fft": config.n_fft}
-        logger.warning("empty_mel_bands", extra=context)
-    return filters_MN
+def num_bands(config: TrainConfig) -> int:
+    """Return the height of the frontend's images."""
+    match config.frontend:
+        case "logmel":
+            return config.n_mels
+        case "logstft":
+            return len(range(config.n_fft // 2 + 1)[bins_heard(config)])
+        case "lfcc":
+            return config.n_lfcc
+        case "notebook":
+            return IMAGE_SHAPE[0]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LOWER_IS_BETTER = frozenset({"loss", "train_loss", "eer", "nll", "cllr", "ece", "brier"})
+from trainer.objectives import sign_of
 
 
 @dataclass
@@ -50,6 +50,4 @@ def best_of(history: Sequence[EpochResult], objective: str) -> EpochResult | Non
 
 def _goodness(result: EpochResult, objective: str) -> float:
     value = result.metrics.get(objective, math.nan)
-    if math.isnan(value):
-        return -math.inf
-    return -value if objective in LOWER_IS_BETTER else value
+    return -math.inf if math.isnan(value) else sign_of(objective) * value

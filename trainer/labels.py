@@ -77,7 +77,7 @@ def _read_columns(
     path: Path, columns: tuple[str, ...], table: LabelFile
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield each sound row's line and the asked columns, a safe name first."""
-    lines = _read_lines(path, table)
+    lines = read_lines(path, table)
     _, header = next(lines, (1, []))
     header = [title.strip().lower() for title in header]
     missing = [column for column in columns if header.count(column) != 1]
@@ -93,13 +93,13 @@ def _read_columns(
             table.blame(line, f"has {counts}: {_shown(fields)}")
             continue
         values = [fields[place] for place in places]
-        if fault := _find_name_fault(values[0]):
+        if fault := find_name_fault(values[0]):
             table.blame(line, f"video_name {fault}, got {_shown(values[0])}")
         else:
             yield line, values
 
 
-def _read_lines(path: Path, table: LabelFile) -> Iterator[tuple[int, list[str]]]:
+def read_lines(path: Path, table: LabelFile) -> Iterator[tuple[int, list[str]]]:
     """Yield each row's first line and fields, but no blank row; note what isn't CSV in UTF-8."""
     try:
         data = path.read_bytes()
@@ -124,7 +124,7 @@ def _read_lines(path: Path, table: LabelFile) -> Iterator[tuple[int, list[str]]]
                 yield line, fields
 
 
-def _find_name_fault(name: str) -> str | None:
+def find_name_fault(name: str) -> str | None:
     """Return why a name can't name a file inside its folder, or None. Knows Windows paths too."""
     if "\0" in name:
         return "must not hold a NUL character"

@@ -23,8 +23,8 @@ from trainer.errors import DataError, TrainerError, TrainingDivergedError
 from trainer.faults import find_damage
 from trainer.history import EpochResult, Progress, best_of
 from trainer.inference import predict_logits
+from trainer.measures import summarize
 from trainer.memory import must_fit
-from trainer.metrics import summarize
 from trainer.model import count_parameters, reason_of
 from trainer.snapshots import Position, Snapshot, Snapshots
 from trainer.training import Training

@@ -4,7 +4,6 @@ A target is 1 for fake, 0 for bona fide. Functions that only rank take `scores_N
 function of P(fake) gives the same value; the others say whether they take P(fake) or log-odds.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,15 @@ from numpy.typing import NDArray
 
 from trainer.errors import TrainerError
 
-# Shape suffixes: N clips, K classes.
+# Shape suffix: N clips.
 
 Array = NDArray[Any]
 FloatArray = NDArray[np.float64]
+
+
+PRIOR_OF_FAKE = 0.05
+COST_OF_REFUSED, COST_OF_PASSED = 1.0, 10.0
+"""Of min_dcf: what a bona fide clip that is refused costs, and a fake that passes."""
 
 
 class MetricUndefinedError(TrainerError):
@@ -30,6 +34,17 @@ def accuracy(probs_N: Array, targets_N: Array) -> float:
     """
     probs_N, targets_N = _checked(probs_N, targets_N, num_classes=1)
     return float(np.mean((probs_N > 0.5) == (targets_N == 1)))
+
+
+def balanced_accuracy(probs_N: Array, targets_N: Array) -> float:
+    """Return the mean of the two classes' shares on their side of P(fake) = 1/2.
+
+    Raises:
+        MetricUndefinedError: only one class is present, or a probability isn't finite.
+    """
+    probs_N, targets_N = _checked(probs_N, targets_N, num_classes=2)
+    right_N = (probs_N > 0.5) == (targets_N == 1)
+    return float(np.mean([right_N[targets_N == target].mean() for target in (0, 1)]))
 
 
 def roc_auc(scores_N: Array, targets_N: Array) -> float:
@@ -71,6 +86,22 @@ def tpr_at_fpr(scores_N: Array, targets_N: Array, max_fpr: float = 1e-2) -> floa
     """
     false_alarms, hits = _operating_points(scores_N, targets_N)
     return float(hits[false_alarms <= max_fpr].max())
+
+
+def min_dcf(scores_N: Array, targets_N: Array) -> float:
+    """Return the detection cost at its best threshold; 1 is what no information costs.
+
+    The costs weigh a fake that passes ten times a bona fide clip that is refused, and expect
+    one fake in twenty clips.
+
+    Raises:
+        MetricUndefinedError: only one class is present, or a score isn't finite.
+    Source: ASVspoof 5 evaluation plan, track 1: C_miss 1, C_fa 10, prior of spoof 0.05.
+    """
+    false_alarms, hits = _operating_points(scores_N, targets_N)
+    refused, passed = COST_OF_REFUSED * (1 - PRIOR_OF_FAKE), COST_OF_PASSED * PRIOR_OF_FAKE
+    costs = refused * false_alarms + passed * (1 - hits)
+    return float(costs.min() / min(refused, passed))
 
 
 def log_loss(log_odds_N: Array, targets_N: Array) -> float:
@@ -127,46 +158,6 @@ def expected_calibration_error(probs_N: Array, targets_N: Array, num_bins: int =
     bin_N = np.clip(np.ceil(confidence_N * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     gaps = np.bincount(bin_N, weights=right_N - confidence_N, minlength=num_bins)
     return float(np.abs(gaps).sum() / len(probs_N))
-
-
-def summarize(logits_NK: Array, targets_N: Array) -> dict[str, float]:
-    """Return every metric of a split by its name; one that is undefined is nan.
-
-    `loss` is the cross-entropy, and `nll` the same under the name that calibration compares. `cllr`
-    takes the split's own class shares as the prior that the detector was trained on.
-    """
-    logits_NK = np.asarray(logits_NK, dtype=np.float64)
-    targets_N = np.asarray(targets_N)
-    with np.errstate(invalid="ignore"):  # of a diverged model; each metric sees its nan
-        log_odds_N = np.diff(np.where(np.isfinite(logits_NK), logits_NK, np.nan))[:, 0]
-        probs_N = np.exp(-np.logaddexp(0, -log_odds_N))
-    nll = _value(lambda: log_loss(log_odds_N, targets_N))
-    return {
-        "loss": nll,
-        "accuracy": _value(lambda: accuracy(probs_N, targets_N)),
-        "auc": _value(lambda: roc_auc(log_odds_N, targets_N)),
-        "eer": _value(lambda: equal_error_rate(log_odds_N, targets_N)),
-        "tpr_at_fpr_1e-2": _value(lambda: tpr_at_fpr(log_odds_N, targets_N, 1e-2)),
-        "tpr_at_fpr_1e-3": _value(lambda: tpr_at_fpr(log_odds_N, targets_N, 1e-3)),
-        "nll": nll,
-        "cllr": _value(lambda: cllr(log_odds_N, targets_N, _prior_log_odds(targets_N))),
-        "ece": _value(lambda: expected_calibration_error(probs_N, targets_N)),
-        "brier": _value(lambda: brier(probs_N, targets_N)),
-    }
-
-
-def _value(metric: Callable[[], float]) -> float:
-    """Return the metric's value, nan where it is undefined."""
-    try:
-        return metric()
-    except MetricUndefinedError:
-        return float("nan")
-
-
-def _prior_log_odds(targets_N: Array) -> float:
-    num_fake = int(np.count_nonzero(targets_N == 1))
-    num_bona_fide = len(targets_N) - num_fake
-    return float(np.log(num_fake / num_bona_fide)) if num_fake and num_bona_fide else 0.0
 
 
 def _operating_points(scores_N: Array, targets_N: Array) -> tuple[FloatArray, FloatArray]:

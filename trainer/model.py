@@ -1,7 +1,7 @@
 """The detector: a timm backbone that reads one image of a clip and answers real or fake."""
 
 import difflib
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import timm
 import torch
@@ -11,9 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainer.config import TrainConfig
 from trainer.errors import DownloadError, ModelError
+from trainer.frontend import num_bands
+from trainer.standardise import Standardise
 from trainer.weights import load_weights
 
 NUM_CLASSES = 2
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # Shape suffixes: B batch, C channels, M mel bands, F frames, K classes.
 
@@ -24,39 +27,63 @@ class Detector(nn.Module):
     A backbone that takes one image size only (most transformers) is given the image resized to it.
     """
 
-    def __init__(self, backbone: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, standardise: Standardise | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.standardise = standardise
         self.image_size = _fixed_image_size(backbone)
 
+    @property
+    def backbones(self) -> list[nn.Module]:
+        """The timm models inside: one."""
+        return [self.backbone]
+
     def forward(self, image_BCMF: Tensor) -> Tensor:
-        """Return the logits (B, K) of normalised images."""
+        """Return the logits (B, K) of images, normalised but for what the model itself keeps."""
+        if self.standardise is not None:
+            image_BCMF = self.standardise(image_BCMF)
         if self.image_size is not None and image_BCMF.shape[-2:] != self.image_size:
             image_BCMF = functional.interpolate(image_BCMF, self.image_size, mode="bilinear")
         return cast(Tensor, self.backbone(image_BCMF))
 
 
 def build_model(config: TrainConfig, num_channels: int) -> Detector:
-    """Return the detector that the config names, on the CPU, with its weights loaded.
+    """Return the detector of sound that the config names, as build_encoder does."""
+    return build_encoder(config, num_channels, NUM_CLASSES)
 
-    New layers are drawn from torch's global generator: seed it first.
+
+def build_encoder(config: TrainConfig, num_channels: int, num_classes: int = 0) -> Detector:
+    """Return what reads the sound's images, on the CPU, with its weights loaded.
+
+    Without classes it answers with the features that a head would judge. New layers are drawn from
+    torch's global generator: seed it first.
 
     Raises:
         ModelError: the backbone is unknown, or its weights can't be had.
     """
+    keeps = config.normalisation == "set" and config.frontend != "notebook"
+    backbone = build_backbone(config, num_channels, num_classes)
+    encoder = Detector(backbone, Standardise(num_bands(config)) if keeps else None)
+    if config.weights not in ("none", "imagenet"):
+        load_weights(encoder, config.weights, config.backbone)
+    return encoder
+
+
+def build_backbone(config: TrainConfig, num_channels: int, num_classes: int) -> nn.Module:
+    """Return the timm model, with ImageNet's weights if the config says so.
+
+    Raises:
+        ModelError: it is unknown, or the weights can't be had.
+    """
     if not is_backbone(config.backbone):
         raise ModelError(_describe_unknown(config.backbone))
-    options: dict[str, Any] = {"in_chans": num_channels, "num_classes": NUM_CLASSES}
+    options: dict[str, Any] = {"in_chans": num_channels, "num_classes": num_classes}
     if config.weights == "imagenet":
-        return Detector(_download_backbone(config, options))
-    backbone = _create(config, options)
-    detector = Detector(backbone)
-    if config.weights != "none":
-        load_weights(detector, config.weights, config.backbone)
-    return detector
+        return _download_backbone(config, options)
+    return _create(config, options)
 
 
-def to_channels_last(model: Detector) -> Detector:
+def to_channels_last(model: ModuleT) -> ModuleT:
     """Return the model with its images' weights in the memory layout that is fastest.
 
     Only those of two dimensions of space: a few backbones have three-dimensional convolutions,
@@ -66,6 +93,23 @@ def to_channels_last(model: Detector) -> Detector:
         if tensor.ndim == 4:
             tensor.data = tensor.data.to(memory_format=torch.channels_last)
     return model
+
+
+def freeze_backbones(backbones: list[nn.Module], frozen: bool) -> None:
+    """Let only what follows timm's layers learn, or all; frozen ones keep their statistics too."""
+    for backbone in backbones:
+        _freeze(backbone, frozen)
+
+
+def _freeze(backbone: nn.Module, frozen: bool) -> None:
+    classifier = cast(Any, backbone).get_classifier()
+    heads = classifier if isinstance(classifier, tuple) else (classifier,)  # distilled: two
+    head = {id(parameter) for module in heads for parameter in module.parameters()}
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(not frozen or id(parameter) in head)
+    for layer in backbone.modules():
+        if frozen and isinstance(layer, _BatchNorm):
+            layer.eval()
 
 
 def is_backbone(name: str) -> bool:
@@ -88,8 +132,8 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of the model's trainable values."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """Return the number of the model's weights, frozen ones included."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def reason_of(error: Exception) -> str:

@@ -3,9 +3,10 @@
 import copy
 import math
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -17,13 +18,35 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 def build_optimizer(model: nn.Module, config: TrainConfig, *, fused: bool = False) -> Optimizer:
     """Return the config's optimizer.
 
-    Parameters of one dimension or none are not decayed: biases and normalisation layers.
+    Parameters of one dimension or none are not decayed: biases and normalisation layers. With a
+    layer_decay each layer has groups of its own, whose `lr_scale` falls towards the input.
+
+    Source: Bao et al. 2022, BEiT, for the layer-wise decay.
     """
-    trainable = [x for x in model.parameters() if x.requires_grad]
-    groups: list[dict[str, Any]] = [
+    if config.layer_decay < 1:
+        groups = [
+            group
+            for backbone in cast(Any, model).backbones
+            for group in param_groups_layer_decay(
+                backbone, config.weight_decay, layer_decay=config.layer_decay
+            )
+        ]
+        layered = {id(x) for group in groups for x in group["params"]}
+        others = [x for x in model.parameters() if id(x) not in layered]
+        return _build(config, groups + _by_decay(others, config), fused=fused)
+    return _build(config, _by_decay(list(model.parameters()), config), fused=fused)
+
+
+def _by_decay(parameters: list[nn.Parameter], config: TrainConfig) -> list[dict[str, Any]]:
+    """Return a group of those that are decayed, and one of the others."""
+    trainable = [x for x in parameters if x.requires_grad]
+    return [
         {"params": [x for x in trainable if x.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [x for x in trainable if x.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def _build(config: TrainConfig, groups: list[dict[str, Any]], *, fused: bool) -> Optimizer:
     if config.optimizer == "sgd":
         return SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
     kind = Adam if config.optimizer == "adam" else AdamW
@@ -49,9 +72,9 @@ def learning_rate(config: TrainConfig, epoch: int, step: int, steps_per_epoch: i
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Make the optimizer's next step one of this learning rate."""
+    """Make the optimizer's next step one of this learning rate, scaled for the lower layers."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -5,31 +5,22 @@ import io
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from trainer.cache import IMAGE_SHAPE, ClipSet
 from trainer.calibration import apply_temperature
 from trainer.dataset import Reject, find_media, read_submission_rows
-from trainer.decode import DecodedClip, DecodeSettings, decode_all
 from trainer.durable import replacing
 from trainer.errors import DataError, TrainerError
 from trainer.folder import LoadedDetector, load_detector
-from trainer.inference import predict_logits
+from trainer.scoring import Logits, score_files
 
-# Shape suffixes: N clips, S samples of all clips one after the other, K classes.
+# Shape suffix: K classes.
 
 SUBFOLDERS = ("valset", "testset", "trainset")
 """Where an FFDV root may keep a video, after the root itself."""
-CLIPS_AT_ONCE = 128
-"""Decoded clips in memory; the processes go on decoding while the model scores them."""
-MAX_WAITING_BYTES = 256 * 2**20
 MAX_PASSES = 1000
 
 Progress = Callable[[int, int], None]
@@ -84,8 +75,11 @@ def predict(
     rows = _find_rows(data)
     paths = list(dict.fromkeys(row.path for row in rows if row.path is not None))
     scores: dict[Path, float | str] = {}
-    for some in _score_all(detector, paths, tta, device, num_processes):
-        scores |= some
+    for some in score_files(detector, paths, tta=tta, device=device, num_processes=num_processes):
+        for path, logits_K in some.items():
+            scores[path] = (
+                logits_K if isinstance(logits_K, str) else _probability(logits_K, detector)
+            )
         if progress is not None:
             progress(len(scores), len(paths))
     outcomes = ["no such file" if row.path is None else scores[row.path] for row in rows]
@@ -139,63 +133,9 @@ def _match(names: Sequence[str], folders: Sequence[Path]) -> Iterator[tuple[str,
         yield name, next(exact, by_form.get(unicodedata.normalize("NFC", name)))
 
 
-def _score_all(
-    detector: LoadedDetector,
-    paths: Sequence[Path],
-    tta: int,
-    device: torch.device,
-    num_processes: int | None,
-) -> Iterator[dict[Path, float | str]]:
-    """Yield P(fake), or the reason why there is none, of some paths after the other."""
-    config = detector.config
-    settings = DecodeSettings(config.sample_rate, config.frontend == "notebook")
-    num_processes = min(num_processes or len(os.sched_getaffinity(0)), max(1, len(paths)))
-    waiting: dict[Path, DecodedClip] = {}
-    failed: dict[Path, float | str] = {}
-    size_bytes = 0
-    with closing(decode_all(paths, settings, num_processes)) as outcomes:
-        for path, outcome in zip(paths, outcomes, strict=True):
-            if isinstance(outcome, str):
-                failed[path] = outcome
-            else:
-                waiting[path] = outcome
-                size_bytes += len(outcome.samples) + len(outcome.image)
-            if len(waiting) == CLIPS_AT_ONCE or size_bytes >= MAX_WAITING_BYTES:
-                yield failed | _score(detector, waiting, tta, device)
-                waiting, failed, size_bytes = {}, {}, 0
-    yield failed | _score(detector, waiting, tta, device)
-
-
-def _score(
-    detector: LoadedDetector, clips: dict[Path, DecodedClip], tta: int, device: torch.device
-) -> dict[Path, float | str]:
-    """Return P(fake) of decoded clips."""
-    if not clips:
-        return {}
-    clip_set = _gather(list(clips.values()), [path.name for path in clips])
-    passes = [
-        predict_logits(
-            detector.model, detector.frontend, clip_set, detector.config, device, test_pass=number
-        )
-        for number in range(tta)
-    ]
-    logits_NK: NDArray[np.float64] = np.mean([x for x in passes if x is not None], axis=0)
-    probs_N = apply_temperature(logits_NK, detector.temperature)[:, 1]
-    return dict(zip(clips, probs_N.tolist(), strict=True))
-
-
-def _gather(clips: Sequence[DecodedClip], names: list[str]) -> ClipSet:
-    """Return decoded clips as a set that a model can score."""
-    num_samples = [len(clip.samples) // 2 for clip in clips]
-    images = np.frombuffer(b"".join(clip.image for clip in clips), np.uint8)
-    return ClipSet(
-        names=names,
-        targets=np.zeros(len(clips), np.int64),
-        num_samples=np.array(num_samples, np.int64),
-        offsets=np.array(list(accumulate(num_samples, initial=0))[:-1], np.int64),
-        samples_S=np.frombuffer(b"".join(clip.samples for clip in clips), "<i2"),
-        images=images.reshape(-1, *IMAGE_SHAPE) if len(images) else None,
-    )
+def _probability(logits_K: Logits, detector: LoadedDetector) -> float:
+    """Return the calibrated P(fake) of a clip."""
+    return float(apply_temperature(logits_K[None], detector.temperature)[0, 1])
 
 
 def _write_submission(out: Path, rows: Sequence[_Row], probs: Sequence[float]) -> None:

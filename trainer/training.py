@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -20,9 +21,17 @@ from trainer.faults import is_out_of_memory
 from trainer.frontend import build_frontend
 from trainer.history import Progress
 from trainer.inference import predict_logits, score, to_inputs
+from trainer.losses import find_loss
+from trainer.measures import summarize
 from trainer.memory import halve_until_it_fits
-from trainer.metrics import summarize
-from trainer.model import NUM_CLASSES, Detector, build_model, has_batch_norm, to_channels_last
+from trainer.model import (
+    NUM_CLASSES,
+    Detector,
+    build_model,
+    freeze_backbones,
+    has_batch_norm,
+    to_channels_last,
+)
 from trainer.optim import (
     WeightAverage,
     build_optimizer,
@@ -36,6 +45,9 @@ from trainer.optim import (
 
 STEPS_BETWEEN_CHECKS = 16
 """Reading a loss makes a GPU wait, so it is read for so many steps at once."""
+
+MEASURED_CLIPS = 512
+"""So many tell the mean and the deviation of each band."""
 
 
 class Training:
@@ -53,7 +65,6 @@ class Training:
         self.model = to_channels_last(model)
         fused = devices.prefers_fused_optimizer(device)
         self.optimizer = build_optimizer(self.model, config, fused=fused)
-        self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self.generator = torch.Generator(device)
         self.targets_N = devices.upload(train.targets, device)
         self.progress = Progress(config.batch_size)
@@ -62,6 +73,9 @@ class Training:
         self.smallest_micro_batch = 2 if has_batch_norm(model) else 1
         self.losses: list[tuple[Tensor, int]] = []
         """Of the newest steps, with their batch sizes: not yet read from the device."""
+        if model.standardise is not None:
+            model.standardise.measure(self._some_images())
+        self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
         self._try_model()
 
     @property
@@ -106,6 +120,13 @@ class Training:
         return None if metrics is None else self._summarize_training() | metrics
 
     @torch.no_grad()
+    def _some_images(self) -> Iterator[Tensor]:
+        """Yield images of training clips, enough to know their bands by; always the same ones."""
+        enough = math.ceil(MEASURED_CLIPS / self.config.batch_size)
+        for batch in islice(training_batches(self.train, self.config, epoch=0), enough):
+            yield self._make_images(to_inputs(devices.upload(batch.inputs, self.device)))
+
+    @torch.no_grad()
     def _try_model(self) -> None:
         """Let the model read one image, in evaluation mode, which changes and draws nothing.
 
@@ -132,6 +153,8 @@ class Training:
         """Do the epoch's remaining steps; False if it was stopped before its end."""
         config, progress = self.config, self.progress
         self.model.train()
+        if config.frozen_epochs:
+            freeze_backbones(self.model.backbones, progress.epoch <= config.frozen_epochs)
         for batch in training_batches(self.train, config, progress.epoch, progress.step):
             if should_stop():
                 self._read_losses()
@@ -191,7 +214,8 @@ class Training:
         )
         for part_BCMF, part_BK in parts:
             logits_BK = score(self.model, part_BCMF, self.config, self.device)
-            loss = functional.cross_entropy(logits_BK, part_BK) * (len(part_BK) / num_images)
+            loss = find_loss(logits_BK, part_BK, self.config.focal_gamma)
+            loss = loss * (len(part_BK) / num_images)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total

@@ -35,6 +35,7 @@ def storm_study(name: str, trials: int, seed: int) -> StudyConfig:
     document: dict[str, Any] = {
         "name": name,
         "objective": "auc",
+        "holdout": "none",
         "trials": trials,
         "seed": seed % 2**31,
         "max_failed_trials": 1000,

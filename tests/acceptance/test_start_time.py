@@ -35,7 +35,7 @@ def test_command_starts_without_torch(arguments: list[str], code: int, database_
     """Help, cache and database commands come to their end, or to their fault, without torch."""
     with user_folder() as folder:
         if "data" in arguments:
-            write_dataset(folder / "data", small_clips(1))
+            write_dataset(folder / "data", small_clips(2))
         result = run_script(folder, arguments, database_url)
     assert result.returncode == code, result.stderr
     assert result.stderr.splitlines()[-1].strip() == "imported:", result.stderr

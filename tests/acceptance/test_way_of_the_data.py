@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,21 @@ def test_prediction_has_the_rows_and_the_order_of_the_submission(model: Path) ->
     assert f"{len(names)} rows in submission.csv" in out
 
 
+def test_evaluation_measures_the_model_on_a_labelled_set(model: Path) -> None:
+    """The table, the page and the scores of each clip; a wrong place is told before the work."""
+    folder = model.parent
+    out = succeed(folder, "evaluate", "model", "demo", "--split", "all")
+    assert "real clips" in out
+    assert "page: evaluation/index.html" in out
+    figures = json.loads((folder / "evaluation" / "metrics.json").read_text())
+    assert sum(figures["num_clips"].values()) == 12
+    assert f"{figures['metrics']['auc']['value']:.3f}" in out
+    rows = read_rows(folder / "evaluation" / "scores.csv")
+    assert len({(row["split"], row["video_name"]) for row in rows}) == 12
+    result = run(folder, "evaluate", "model", "demo", "-o", "demo")
+    assert (result.code, "would be lost" in result.err) == (1, True)
+
+
 def test_full_disk_at_the_final_training_keeps_the_older_model(model: Path) -> None:
     """A training that can't write ends with a message, and the older model stays as it was."""
     before = {path.name: path.read_bytes() for path in model.iterdir()}
@@ -258,7 +273,8 @@ def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     finally:
         left = find_processes(folder)
         for other in left:
-            other.terminate()
+            with suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
+                other.terminate()
         psutil.wait_procs(left, STOP_SECONDS)
         process.kill()
         process.wait()

@@ -67,7 +67,7 @@ def hub() -> Iterator[Hub]:
 
 def make_desk(folder: Path, hub: Hub, *backbones: str) -> Desk:
     """Make a folder with data, and a study that starts from ImageNet weights, at 8 kHz."""
-    write_dataset(folder / "data", small_clips(1))
+    write_dataset(folder / "data", small_clips(2))
     space = f'[space.backbone]\ntype = "categorical"\nchoices = {json.dumps(backbones)}\n'
     fixed = 'weights = "imagenet"\nsample_rate = 8000\n'
     text = TINY_STUDY.replace('weights = "none"', 'weights = "imagenet"')

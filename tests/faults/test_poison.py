@@ -61,8 +61,25 @@ def test_trial_that_kills_its_workers_is_given_up(
     assert codes == [-signal.SIGKILL] * 2 + [0]
     states = [trial.state for trial in study.trials()]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
-    assert "its worker died 2 times" in study.trials()[1].user_attrs[FAIL_REASON]
+    assert "after 2 attempts: its worker died" in study.trials()[1].user_attrs[FAIL_REASON]
     assert holders(study) == []
+
+
+def test_trial_whose_weights_no_host_has_is_given_up(
+    database: Database, home: Home, crew: Crew, tmp_path: Path
+) -> None:
+    """Each worker leaves with 1 and counts as an attempt, until the trial fails and says why."""
+    weights = {"weights": str(tmp_path / "nowhere.safetensors")}
+    lease = {"ttl_seconds": 60.0, "renew_seconds": 0.5, "max_attempts": 2}
+    config = short_study(1, 2, weights, lease=lease, max_failed_trials=0)
+    study = create_study(database, config, fingerprint(home))
+    for _ in range(3):  # as Compose starts a worker again
+        worker = crew.start()
+        assert worker.wait() == 1
+    (trial,) = study.trials()
+    assert trial.state == TrialState.FAIL
+    assert "given up after 2 attempts: weights must be" in trial.user_attrs[FAIL_REASON]
+    assert "max_failed_trials = 0" in worker.log.read_text()
 
 
 def test_stopped_study_says_its_most_common_reason(database: Database, home: Home) -> None:

@@ -154,7 +154,7 @@ def test_trial_that_kills_its_workers_fails(study: Study) -> None:
         found = claimed(claims(study, f"w{death + 1}", ttl_seconds=0.001).claim())
     trial = study.trials()[fatal]
     assert trial.state == TrialState.FAIL
-    assert "died 2 times" in trial.user_attrs[FAIL_REASON]
+    assert trial.user_attrs[FAIL_REASON] == "given up after 2 attempts: its worker died"
     assert found.number != fatal
 
 
@@ -231,6 +231,21 @@ def test_poor_trial_is_pruned_and_the_baseline_never(database: Database) -> None
     assert mine.report(poor, [0.1])
     mine.finish(poor, TrialState.PRUNED)
     assert study.trials()[poor.number].state == TrialState.PRUNED
+
+
+def test_less_is_better_where_the_objective_says_so(database: Database) -> None:
+    """By EER the highest trial is pruned, and the lowest is the best, also for the baseline."""
+    study = create_study(database, config(trials=9, objective="eer"), "data-1")
+    mine = claims(study)
+    baseline = claimed(mine.claim())
+    mine.report(baseline, [0.5, 0.3, 0.4])
+    for value in (0.1, 0.2, 0.3):
+        trial = claimed(mine.claim())
+        mine.report(trial, [value])
+        mine.finish(trial, TrialState.COMPLETE, value)
+    assert mine.report(claimed(mine.claim()), [0.9])
+    status = read_status(open_study(database, "s"))
+    assert (status["best"]["value"], status["baseline"]["value"]) == (0.1, 0.3)
 
 
 def test_trial_is_not_pruned_at_its_last_epoch(database: Database) -> None:

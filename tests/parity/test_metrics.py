@@ -7,7 +7,8 @@ from scipy.optimize import brentq
 from sklearn import metrics as reference
 
 from trainer.calibration import apply_temperature
-from trainer.metrics import summarize, tpr_at_fpr
+from trainer.measures import summarize
+from trainer.metrics import tpr_at_fpr
 
 Arrays = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -48,6 +49,8 @@ def test_probability_metrics_equal_scikit_learn(split: Arrays) -> None:
     summary, probs = summarize(logits, targets), apply_temperature(logits, 1.0)
     decided = probs.argmax(axis=1)
     assert summary["accuracy"] == pytest.approx(reference.accuracy_score(targets, decided))
+    balanced = reference.balanced_accuracy_score(targets, decided)
+    assert summary["balanced_accuracy"] == pytest.approx(balanced)
     assert summary["nll"] == pytest.approx(reference.log_loss(targets, probs))
     assert summary["loss"] == summary["nll"]
     assert summary["brier"] == pytest.approx(reference.brier_score_loss(targets, probs[:, 1]))

@@ -35,6 +35,20 @@ RECIPES: dict[str, dict[str, Any]] = {
         "step_epochs": 2,
     },
     "drop-path": {"backbone": "test_convnext", "drop_path": 0.4, "augmentation": "spec"},
+    "lfcc-set-ema": {
+        "frontend": "lfcc",
+        "n_lfcc": 24,
+        "augmentation": "full",
+        "normalisation": "set",
+        "ema_decay": 0.9,
+    },
+    "frozen-layers-balanced-focal": {
+        "frozen_epochs": 1,
+        "layer_decay": 0.7,
+        "sampling": "balanced",
+        "focal_gamma": 2.0,
+        "weight_decay": 0.05,
+    },
     "notebook": {"frontend": "notebook", "augmentation": "notebook", "optimizer": "adam"},
 }
 

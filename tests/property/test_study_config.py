@@ -99,7 +99,7 @@ SOUND = st.fixed_dictionaries(
         "space": spaces(),
     },
     optional={
-        "objective": st.sampled_from(["accuracy", "auc"]),
+        "objective": st.sampled_from(["accuracy", "auc", "eer"]),
         "seed": st.integers(0, 2**31 - 1),
         "max_failed_trials": st.integers(0, 9),
         "training": st.fixed_dictionaries({}, optional={"epochs": st.integers(1, 99)}),

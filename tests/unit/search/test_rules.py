@@ -85,7 +85,11 @@ def test_every_fault_is_reported_at_once() -> None:
         (document(trials=0), "trials must be greater than or equal to 1, got 0"),
         (document(trials=2.0), "trials must be a whole number, got 2.0"),
         (document(trials=True), "trials must be a whole number, got true"),
-        (document(objective="eer"), "objective must be 'accuracy' or 'auc', got \"eer\""),
+        (
+            document(objective="beauty"),
+            "objective must be 'accuracy', 'balanced_accuracy', 'auc', 'eer', 'tpr_at_fpr_1e-2',"
+            " 'tpr_at_fpr_1e-3', 'min_dcf', 'cllr', 'nll', 'brier' or 'ece', got \"beauty\"",
+        ),
         (document(space={}), "space must not be empty"),
         (document(space=3), "space must be a table, got 3"),
         (document(sampler="tpe"), 'sampler must be a table, got "tpe"'),

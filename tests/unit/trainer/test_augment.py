@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.augment import MAX_GAIN_DB, Augment, build_augment
+from tests.clips import seeded
+from trainer.augment import Augment, build_augment
 from trainer.config import Augmentation, TrainConfig
+from trainer.waveform_effects import MAX_GAIN_DB
 
 POLICIES = get_args(Augmentation)
 
@@ -17,10 +19,6 @@ POLICIES = get_args(Augmentation)
 def make(policy: str, strength: float, sample_rate: int = 16_000) -> Augment:
     values = {"augmentation": policy, "strength": strength, "sample_rate": sample_rate}
     return build_augment(TrainConfig.model_validate(values))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def waveforms(batch: int = 8, num_samples: int = 4000) -> Tensor:
@@ -55,7 +53,7 @@ def test_same_generator_state_gives_the_same_batch(policy: str, strength: float)
     assert all(torch.equal(*pair) for pair in zip(run(), run(), strict=True))
 
 
-@pytest.mark.parametrize("policy", ["notebook", "spec", "strong"])
+@pytest.mark.parametrize("policy", ["notebook", "spec", "strong", "channel", "rawboost", "full"])
 def test_other_generator_state_gives_another_batch(policy: str) -> None:
     """Each step of a training is augmented anew."""
     augment = make(policy, 0.5)
@@ -205,9 +203,10 @@ def test_spec_covers_more_with_more_strength(strength: float, most: float) -> No
     assert most / 2 < share.max() <= most + 0.02
 
 
-def test_strong_without_strength_is_the_identity_up_to_rounding() -> None:
+@pytest.mark.parametrize("policy", ["strong", "channel", "rawboost", "full"])
+def test_without_strength_a_policy_is_the_identity_up_to_rounding(policy: str) -> None:
     """Strength 0 adds no noise, cuts nothing and mixes nothing."""
-    augment = make("strong", 0.0)
+    augment = make(policy, 0.0)
     torch.testing.assert_close(
         augment.waveform(waveforms(), seeded()), waveforms(), atol=1e-6, rtol=0
     )

@@ -40,6 +40,32 @@ def test_training_batches_cover_the_clips_in_another_order_each_epoch() -> None:
     assert orders[0] == orders[1] != orders[2]
 
 
+def test_balanced_epoch_has_as_many_of_each_class() -> None:
+    """Of 3 fakes and 13 others 8 each, every clip of a class about as often, crops anew."""
+    clips = make_clips(16)
+    clips.targets[:] = np.arange(16) < 3
+    config = tiny_config(sampling="balanced", batch_size=16)
+    first, again, other = (
+        next(iter(training_batches(clips, config, epoch))) for epoch in (1, 1, 2)
+    )
+    assert np.array_equal(first.indices, again.indices)
+    assert np.array_equal(first.inputs, again.inputs)
+    assert not np.array_equal(first.indices, other.indices)
+    counts_N = np.bincount(first.indices, minlength=16)
+    assert sorted(counts_N[:3]) == [2, 3, 3]
+    assert counts_N[3:].sum() == 8
+    assert counts_N[3:].max() == 1
+
+
+def test_balanced_epoch_of_one_class_is_a_natural_one() -> None:
+    """There is nothing to balance it with."""
+    clips = make_clips(7)
+    clips.targets[:] = 1
+    config = tiny_config(sampling="balanced", batch_size=7)
+    (batch,) = training_batches(clips, config, 1)
+    assert sorted(batch.indices) == list(range(7))
+
+
 def test_batches_from_the_middle_are_those_of_the_whole_epoch() -> None:
     """A resumed epoch reads what it would have read."""
     clips, config = make_clips(11), tiny_config()

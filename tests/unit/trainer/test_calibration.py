@@ -11,6 +11,7 @@ from trainer.calibration import (
     MIN_TEMPERATURE,
     START_TEMPERATURE,
     apply_temperature,
+    cross_calibrate,
     fit_temperature,
 )
 from trainer.errors import ModelError
@@ -109,3 +110,18 @@ def test_probabilities_of_huge_logits_are_exact() -> None:
     """A difference of two thousand is a certainty, without overflow."""
     probs = apply_temperature(np.array([[1000.0, -1000.0]], dtype=np.float32), 1.0)
     np.testing.assert_array_equal(probs, [[1.0, 0.0]])
+
+
+def test_each_clip_is_calibrated_without_itself() -> None:
+    """To change a clip's label changes the temperature of the other fold, never its own."""
+    rng = np.random.default_rng(0)
+    targets = np.arange(40) % 2
+    logits = rng.normal(0, 2, (40, 2)) + np.eye(2)[targets]
+    before = cross_calibrate(logits, targets)
+    ratio = (logits / before)[:, 0]
+    assert len(set(np.round(ratio, 9))) == 2
+    logits[0] *= 3.0
+    after = cross_calibrate(logits, targets)
+    own = np.isclose(ratio, ratio[0])
+    assert np.allclose((logits / after)[own, 0], ratio[0])
+    assert not np.isclose((logits / after)[~own, 0], ratio[~own]).any()

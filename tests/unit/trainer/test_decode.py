@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.media import decode_or_die, make_tone, write_media
-from trainer.decode import CRASHED, DecodedClip, DecodeSettings, decode_all, decode_clip
+from trainer.decode import CRASHED, DecodedClip, DecodeSettings, decode_all, decode_clip, read_all
 
 SETTINGS = DecodeSettings(sample_rate=16_000, notebook_images=False)
 
@@ -48,7 +48,7 @@ def test_file_that_kills_its_decoder_is_the_only_one_lost(tmp_path: Path) -> Non
     """A dead process takes no other clip with it, and the work goes on behind it."""
     paths = write_tones(tmp_path, 14)
     paths[2] = paths[2].rename(tmp_path / "killer.wav")
-    with closing(decode_all(paths, SETTINGS, 2, decode_or_die)) as outcomes:
+    with closing(read_all(paths, SETTINGS, 2, decode_or_die)) as outcomes:
         got = list(outcomes)
     assert got == [*(decode_clip(p, SETTINGS) for p in paths[:2]), CRASHED] + [
         decode_clip(path, SETTINGS) for path in paths[3:]

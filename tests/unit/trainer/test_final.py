@@ -18,12 +18,14 @@ from trainer.calibration import apply_temperature
 from trainer.config import TrainConfig
 from trainer.errors import DataError, ModelError, TrainerError
 from trainer.final import TrainingDivergedError, TrainingStoppedError, train_final
-from trainer.folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, check_target, load_detector
+from trainer.folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, MODEL_FOLDER, load_detector
+from trainer.history import best_of
 from trainer.inference import predict_logits
 from trainer.loop import EpochResult
 from trainer.metrics import log_loss
 from trainer.recipe import read_recipe
 from trainer.snapshots import best_path
+from trainer.splits import divide
 
 CPU = torch.device("cpu")
 NUM_TRAIN = 13
@@ -255,7 +257,7 @@ def test_lost_best_weights_are_trained_again(cache: WaveformCache, tmp_path: Pat
 def test_mount_point_is_refused() -> None:
     """It can't be replaced; the message says what can."""
     with pytest.raises(ModelError, match=r"mount point.*/proc/model"):
-        check_target(Path("/proc"))
+        MODEL_FOLDER.check(Path("/proc"))
 
 
 def test_older_model_comes_back_if_the_new_one_cannot_take_its_place(
@@ -267,7 +269,7 @@ def test_older_model_comes_back_if_the_new_one_cannot_take_its_place(
     rename = Path.rename
 
     def fail(source: Path, target: Path) -> Path:
-        if source.name == "model" and source.parent != tmp_path:
+        if source.name == "fresh":
             raise OSError("no")
         return rename(source, target)
 
@@ -287,7 +289,7 @@ def test_nonsensical_objective_is_told_before_the_training(
     cache: WaveformCache, tmp_path: Path
 ) -> None:
     """A recipe's origin may name anything."""
-    with pytest.raises(TrainerError, match=r"one of loss, accuracy, auc.*got 'beauty'"):
+    with pytest.raises(TrainerError, match=r"one of loss, accuracy, .*, ece, got 'beauty'"):
         train(cache, tmp_path / "model", objective="beauty")
 
 
@@ -332,3 +334,36 @@ def test_undefined_metrics_are_null_in_json(cache: WaveformCache, tmp_path: Path
     stored = json.loads((tmp_path / "model" / METRICS_FILE).read_text(), parse_constant=pytest.fail)
     assert stored["validation"]["auc"] is None
     assert "undefined" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_held_out_half_chooses_nothing_and_is_reported_on(
+    cache: WaveformCache, tmp_path: Path
+) -> None:
+    """The best epoch is that of one half, temperature and metrics are of the other."""
+    choose, report = divide(cache.split("val"), "half")
+    bests: list[EpochResult | None] = []
+    metrics = train(
+        cache,
+        tmp_path / "model",
+        holdout="half",
+        objective="loss",
+        on_epoch=lambda stage, history: bests.append(best_of(history, "loss")),
+    )
+    assert bests[-1] is not None
+    assert metrics["best_epoch"] == bests[-1].epoch
+    assert metrics["num_clips"] == {"train": 13, "val": 8, "reported": len(report)}
+    chosen_by = log_loss(
+        log_odds(tmp_path / "model", choose) * temperature_of(metrics), choose.targets
+    )
+    assert chosen_by == pytest.approx(bests[-1].metrics["loss"], rel=1e-5)
+    reported = log_loss(
+        log_odds(tmp_path / "model", report) * temperature_of(metrics), report.targets
+    )
+    assert metrics["validation"]["nll"] == pytest.approx(reported, rel=1e-5)
+    assert metrics["calibration"]["measured"] == "on clips that it was not fitted on"
+    assert "by which nothing was chosen" in (tmp_path / "model" / "README.md").read_text()
+
+
+def temperature_of(metrics: dict[str, Any]) -> float:
+    """Return what the calibrated log-odds were divided by."""
+    return float(metrics["calibration"]["temperature"])

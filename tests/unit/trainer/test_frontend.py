@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import TrainConfig
-from trainer.frontend import IMAGENET_MEAN, IMAGENET_STD, RANGE_DB, build_frontend
+from trainer.frontend import IMAGENET_MEAN, IMAGENET_STD, RANGE_DB, build_frontend, num_bands
 
 
 def sine(hertz: float, sample_rate: int = 16_000, seconds: float = 1.0) -> Tensor:
@@ -87,7 +87,56 @@ def test_logmel_normalisation_brings_mid_grey_near_zero() -> None:
     assert normalised.abs().max() < 1
 
 
-@pytest.mark.parametrize("name", ["logmel", "notebook"])
+@pytest.mark.parametrize("name", ["logmel", "logstft", "lfcc"])
+def test_images_are_as_high_as_the_frontend_says(name: str) -> None:
+    """A model that keeps each band's mean knows their number before it sees an image."""
+    config = TrainConfig.model_validate({"frontend": name, "f_min": 100.0, "f_max": 7000.0})
+    image = build_frontend(config)(torch.zeros(1, 16_000))
+    assert image.shape == (1, 1, num_bands(config), 63)
+
+
+def test_bins_from_f_min_to_f_max_are_heard() -> None:
+    """Of 16 bins, 1000 Hz apart, those at 2000 to 4000 Hz, both ends included."""
+    config = TrainConfig(frontend="logstft", n_fft=64, hop_length=32, sample_rate=64_000)
+    heard = config.model_copy(update={"f_min": 2000.0, "f_max": 4000.0})
+    assert (num_bands(config), num_bands(heard)) == (33, 3)
+    image = build_frontend(heard)(sine(3000, 64_000)[None])
+    assert image.mean(dim=3).argmax() == 1
+
+
+@pytest.mark.parametrize("name", ["logmel", "logstft", "lfcc"])
+def test_window_normalised_by_itself_forgets_its_level(name: str) -> None:
+    """Noise and the same noise at a tenth give the same image, of mean 0 and deviation 1."""
+    config = TrainConfig.model_validate({"frontend": name, "normalisation": "clip"})
+    frontend = build_frontend(config)
+    noise = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0)) / 4
+    loud, soft = (frontend.normalise(frontend(noise / level)) for level in (1, 10))
+    if name != "lfcc":  # there the level is one coefficient of many
+        assert ((loud - soft).abs() > 0.02).double().mean() < 1e-3  # but for bins at the floor
+    assert abs(loud.mean()) < 1e-4
+    assert abs(loud.std() - 1) < 1e-3
+
+
+def test_silence_normalised_by_itself_stays_quiet() -> None:
+    """What is nothing is not blown up to noise."""
+    frontend = build_frontend(TrainConfig(normalisation="clip"))
+    assert frontend.normalise(frontend(torch.zeros(2, 16_000))).abs().max() == 0
+
+
+@pytest.mark.parametrize("normalisation", ["fixed", "set"])
+def test_one_click_rescales_nothing_else(normalisation: str) -> None:
+    """A sample at full scale changes the frames that hear it and no other."""
+    config = TrainConfig.model_validate({"normalisation": normalisation})
+    frontend = build_frontend(config)
+    calm = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0)) / 100
+    click = calm.clone()
+    click[0, 8000] = 1.0
+    images = [frontend.normalise(frontend(waveform)) for waveform in (calm, click)]
+    changed = (images[0] != images[1]).any(dim=2).flatten().nonzero().flatten()
+    assert 29 <= changed.min() <= changed.max() <= 33
+
+
+@pytest.mark.parametrize("name", ["logmel", "logstft", "lfcc", "notebook"])
 def test_frontend_adds_nothing_to_a_state_dict(name: str) -> None:
     """A frontend follows from the configuration, so no checkpoint holds it."""
     frontend = build_frontend(TrainConfig.model_validate({"frontend": name}))
@@ -99,7 +148,7 @@ def test_mel_bands_too_narrow_for_the_transform_are_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Bands that no frequency bin falls into are reported instead of staying black unnoticed."""
-    with caplog.at_level(logging.WARNING, logger="trainer.frontend"):
+    with caplog.at_level(logging.WARNING, logger="trainer.filterbanks"):
         frontend = build_frontend(TrainConfig(n_fft=256, n_mels=128))
     assert "empty_mel_bands" in caplog.messages
     assert torch.isfinite(frontend(torch.zeros(1, 16_000))).all()

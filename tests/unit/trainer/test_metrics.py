@@ -4,26 +4,32 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from trainer.errors import TrainerError
+from trainer.measures import MEASURES, summarize
 from trainer.metrics import (
     MetricUndefinedError,
     accuracy,
+    balanced_accuracy,
     brier,
     cllr,
     equal_error_rate,
     expected_calibration_error,
     log_loss,
+    min_dcf,
     roc_auc,
-    summarize,
     tpr_at_fpr,
 )
+from trainer.objectives import Objective
 
-NEED_BOTH_CLASSES = {"auc", "eer", "tpr_at_fpr_1e-2", "tpr_at_fpr_1e-3", "cllr"}
+NEED_BOTH_CLASSES = {
+    "balanced_accuracy", "auc", "eer", "tpr_at_fpr_1e-2", "tpr_at_fpr_1e-3", "min_dcf", "cllr",
+}  # fmt: skip
 NAMES = NEED_BOTH_CLASSES | {"loss", "accuracy", "nll", "ece", "brier"}
 Metric = Callable[[NDArray[np.float64], NDArray[np.int64]], float]
 
@@ -143,7 +149,9 @@ def test_calibration_error_follows_its_definition_on_random_scores() -> None:
     assert expected_calibration_error(probs, classes) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("metric", [roc_auc, equal_error_rate, tpr_at_fpr, cllr])
+@pytest.mark.parametrize(
+    "metric", [balanced_accuracy, roc_auc, equal_error_rate, tpr_at_fpr, min_dcf, cllr]
+)
 def test_one_class_leaves_a_metric_undefined(metric: Metric) -> None:
     """The error names the classes that are there, and is one of the trainer's."""
     with pytest.raises(MetricUndefinedError, match=r"got \[1\]") as caught:
@@ -174,6 +182,36 @@ def test_arrays_of_unequal_length_are_refused() -> None:
     """Scores and targets that don't belong together are never broadcast."""
     with pytest.raises(ValueError, match="one length"):
         brier(scores(0.1), targets(0, 1))
+
+
+def test_balanced_accuracy_weighs_the_classes_alike() -> None:
+    """All of three fakes and none of one bona fide clip are a half, not three quarters."""
+    assert balanced_accuracy(scores(0.9, 0.9, 0.9, 0.9), targets(0, 1, 1, 1)) == 0.5
+
+
+def test_min_dcf_of_no_information_is_one() -> None:
+    """The cheaper of refusing all and passing all: 10 x 0.05 against 0.95."""
+    assert min_dcf(scores(1, 1, 1), targets(0, 1, 1)) == 1
+    assert min_dcf(scores(-1, 1), targets(0, 1)) == 0
+    assert min_dcf(scores(1, -1), targets(0, 1)) == 1
+
+
+def test_min_dcf_is_the_cheapest_of_all_thresholds() -> None:
+    """Tried one by one: a refused bona fide clip costs 1, a fake that passes 10."""
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 2, 300)
+    values = np.round(rng.normal(classes, 1), 1)
+    costs = []
+    for threshold in [*np.unique(values), math.inf]:
+        refused = np.mean(values[classes == 0] >= threshold)
+        passed = np.mean(values[classes == 1] < threshold)
+        costs.append(0.95 * refused + 10 * 0.05 * passed)
+    assert min_dcf(values, classes) == pytest.approx(min(costs) / 0.5)
+
+
+def test_every_objective_has_a_measure() -> None:
+    """What a study may judge by is what a split is measured by, in the same order."""
+    assert tuple(MEASURES) == get_args(Objective)
 
 
 def test_summary_holds_every_metric_of_the_split() -> None:
@@ -210,7 +248,7 @@ def test_summary_of_a_diverged_model_is_nan(value: float) -> None:
 def test_importing_metrics_and_calibration_loads_no_heavy_module() -> None:
     """Commands that only read figures start fast."""
     heavy = "{'torch', 'sklearn', 'scipy', 'librosa', 'pandas'}"
-    code = "import sys, trainer.metrics, trainer.calibration\n"
+    code = "import sys, trainer.measures, trainer.calibration\n"
     code += f"sys.exit(bool({heavy} & {{*sys.modules}}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from tests.clips import tiny_config
 from trainer.errors import ModelError, WeightsError
 from trainer.model import (
+    build_encoder,
     build_model,
     count_parameters,
+    freeze_backbones,
     is_backbone,
     nearest_backbones,
     to_channels_last,
@@ -166,3 +168,28 @@ def test_missing_weights_file_is_named() -> None:
     """The message also tells the two words that are no file."""
     with pytest.raises(WeightsError, match=r'"imagenet" or the path.*no such file'):
         build_model(tiny_config(weights="imagnet"), 1)
+
+
+def test_frozen_backbone_neither_learns_nor_counts() -> None:
+    """Only the head has gradients, and BatchNorm keeps its statistics; thawed, all learn again."""
+    model = build_model(tiny_config(), 1).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    freeze_backbones(model.backbones, frozen=True)
+    model(torch.randn(4, 1, 32, 33)).sum().backward()
+    learning = {name for name, x in model.named_parameters() if x.grad is not None}
+    assert learning == {"backbone.fc.weight", "backbone.fc.bias"}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model.train()
+    freeze_backbones(model.backbones, frozen=False)
+    model(torch.randn(4, 1, 32, 33)).sum().backward()
+    assert all(x.grad is not None for x in model.parameters())
+
+
+def test_encoder_is_the_detector_without_its_head() -> None:
+    """With the same weights it answers with the features that the head would judge."""
+    whole, encoder = build_model(tiny_config(), 1).eval(), build_encoder(tiny_config(), 1).eval()
+    encoder.load_state_dict(whole.state_dict(), strict=False)
+    image_BCMF = torch.rand(2, 1, 32, 40)
+    with torch.no_grad():
+        judged_BK = whole.backbone.get_classifier()(encoder(image_BCMF))  # type: ignore[operator]
+        assert torch.equal(judged_BK, whole(image_BCMF))

@@ -8,12 +8,14 @@ from torch import nn
 
 from tests.clips import tiny_config
 from trainer.config import notebook_recipe
+from trainer.model import build_model
 from trainer.optim import (
     WeightAverage,
     build_optimizer,
     learning_rate,
     optimizer_tensors,
     restore_optimizer,
+    set_learning_rate,
 )
 
 
@@ -95,3 +97,22 @@ def test_average_follows_the_weights_quickly_at_first_and_slowly_later() -> None
     before = average.model.weight.item()
     average.update(model, 1000)
     assert average.model.weight.item() == pytest.approx(before + 0.1 * (3 - before))
+
+
+def test_layer_decay_slows_each_layer_by_its_depth() -> None:
+    """The head learns at the full rate, every group below at a power of the decay, all of them."""
+    model = build_model(tiny_config(), 1)
+    optimizer = build_optimizer(model, tiny_config(layer_decay=0.5, weight_decay=0.1))
+    set_learning_rate(optimizer, 1.0)
+    rate_of = {
+        id(parameter): group["lr"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert len(rate_of) == len(list(model.parameters()))
+    rates = sorted(set(rate_of.values()))
+    assert rates == [0.5**n for n in reversed(range(len(rates)))]
+    assert len(rates) > 3
+    assert {rate_of[id(x)] for x in model.backbone.get_classifier().parameters()} == {1.0}
+    decays = {x.ndim > 1: g["weight_decay"] for g in optimizer.param_groups for x in g["params"]}
+    assert decays == {True: 0.1, False: 0.0}

@@ -1,0 +1,130 @@
+"""The commands on data and detectors, which need no database: parse, call, print."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from search.errors import ConfigError
+from search.options import Data, DataOption, Device
+
+
+def sample_data(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder to make.")],
+    clips: Annotated[int, typer.Option(min=8, help="How many videos, both splits.")] = 160,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds render equal sets.")] = 0,
+) -> None:
+    """Render a small labelled set of talking videos, made not recorded, for a first try."""
+    from search.progress import show_progress
+    from trainer.sample_data import render_sample_data
+
+    with show_progress("render") as progress:
+        render_sample_data(out, num_clips=clips, seed=seed, progress=progress)
+    typer.echo(f"{clips} synthetic videos in {out}")
+
+
+def prepare(
+    data: Data,
+    sample_rate: Annotated[
+        int | None,
+        typer.Option(min=4000, max=192_000, help="Hz of the cached waveforms, else 16000."),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(help="A study file: its sample rate, and the weights it starts from."),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all of the cache; mend it if it is damaged.")
+    ] = False,
+) -> None:
+    """Decode every video's sound once, into the waveform cache; fetch a study's weights."""
+    from search.home import find_home
+    from search.prepare import prepare_data, prepare_for_study, show_prepare_report
+
+    if study is None:
+        report = prepare_data(sample_rate or 16_000, data, find_home(), verify=verify)
+        show_prepare_report(report)
+    elif sample_rate is None:
+        prepare_for_study(study, data, find_home(), verify=verify)
+    else:
+        raise ConfigError("--study has the sample rate already: leave --sample-rate out")
+
+
+def audit(
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A folder for the page and the figures.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the classifiers.")] = 0,
+    fail_above: Annotated[
+        float | None, typer.Option(min=0.5, max=1, help="Exit with 1 if an AUC is above this.")
+    ] = None,
+) -> None:
+    """Tell what gives the labels away without listening: length, level, silence, file size, ..."""
+    from search.audit import audit_data
+
+    audit_data(data, out, seed, fail_above)
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="best.toml", help="What `export` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model folder.")] = Path("model"),
+    data: DataOption = None,
+    on: Annotated[
+        Literal["train", "all"], typer.Option(help="The split, or both together.")
+    ] = "train",
+    device: Device = "auto",
+) -> None:
+    """Train the final model, calibrate it, and write its folder."""
+    from trainer.recipe import read_recipe
+
+    read = read_recipe(recipe)  # before the slow imports: a slip in the file is told at once
+    from search.final import train_from_recipe
+    from search.home import find_home
+    from search.views import show_metrics
+
+    show_metrics(train_from_recipe(read, out, data, on, device, find_home()), out)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="What `train` wrote.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A labelled FFDV folder.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A folder for the page, figures and scores.")
+    ] = Path("evaluation"),
+    split: Annotated[
+        Literal["val", "train", "all"], typer.Option(help="The split, or both together.")
+    ] = "val",
+    tta: Annotated[
+        int, typer.Option(min=1, max=1000, help="Passes of test-time augmentation.")
+    ] = 1,
+    device: Device = "auto",
+) -> None:
+    """Measure a detector on a labelled set: every metric with its interval, groups, mistakes."""
+    from search.evaluate import evaluate_model
+
+    evaluate_model(model, data, out, split, tta, device)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="What `train` wrote.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Videos, or an FFDV folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The csv file.")] = Path(
+        "submission.csv"
+    ),
+    tta: Annotated[
+        int, typer.Option(min=1, max=1000, help="Passes of test-time augmentation.")
+    ] = 1,
+    device: Device = "auto",
+) -> None:
+    """Write calibrated fake probabilities, in the rows and the order of the submission."""
+    from search.progress import show_progress
+    from search.views import show_predict_report
+    from trainer.device import choose_device
+    from trainer.predict import predict as predict_files
+
+    with show_progress("predict") as progress:
+        report = predict_files(
+            model, data, out, tta=tta, device=choose_device(device), progress=progress
+        )
+    show_predict_report(report, out)

@@ -1,0 +1,142 @@
+"""Evaluation: figures that scikit-learn confirms, groups, and a page that shows them."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from tests.clips import tiny_config
+from tests.media import make_tone, write_media
+from tests.unit.trainer.test_predict import make_model
+from trainer.errors import DataError
+from trainer.evaluate import Evaluation, evaluate
+from trainer.evaluation_page import write_evaluation
+
+CPU = torch.device("cpu")
+NUM_CLIPS = 24
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights."""
+    return make_model(tmp_path_factory.mktemp("models") / "model", tiny_config())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A validation split of tones, half of them fakes of two attacks, and a broken file."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "valset").mkdir()
+    labels, manifest = ["video_name,target"], ["video_name,attack,id,language"]
+    for number in range(NUM_CLIPS):
+        target = number % 2
+        name = f"<{number}>.wav"
+        tone = make_tone(200.0 + 55 * number + 300 * target, seconds=0.6 + 0.05 * number)
+        write_media(root / "valset" / name, tone)
+        labels.append(f"{name},{target}")
+        attack = ("world" if number < 14 else "<b>rare</b>") if target else "bonafide"
+        manifest.append(f"{name},{attack},{number},{'en' if number < 12 else 'fr'}")
+    (root / "valset" / "broken.wav").write_bytes(b"no sound")
+    labels.append("broken.wav,1")
+    (root / "valset_label.txt").write_text("\n".join(labels) + "\n")
+    (root / "manifest.csv").write_text("\n".join(manifest) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def evaluation(model: Path, data: Path) -> Evaluation:
+    """The model's evaluation on the data."""
+    return evaluate(model, data, device=CPU, num_processes=1)
+
+
+def test_figures_are_those_of_the_scores(evaluation: Evaluation) -> None:
+    """AUC by scikit-learn; every clip that can be read counts, the others are named."""
+    assert len(evaluation.clips) == NUM_CLIPS
+    assert [(reject.name, reject.split) for reject in evaluation.rejects] == [("broken.wav", "val")]
+    auc = evaluation.metrics["auc"]
+    assert auc is not None
+    expected = roc_auc_score(evaluation.targets_N, evaluation.log_odds_N)
+    assert auc.value == pytest.approx(expected)
+    assert auc.low <= auc.value <= auc.high
+
+
+def test_temperature_changes_only_what_reads_probabilities(evaluation: Evaluation) -> None:
+    """The model's temperature is 2, and both sides of it are shown."""
+    ratio = evaluation.logits_NK[:, 1] - evaluation.logits_NK[:, 0]
+    assert ratio == pytest.approx(2 * evaluation.log_odds_N)
+    before, after = evaluation.calibration["nll"]
+    assert before != after
+    assert evaluation.metrics["nll"] is not None
+    assert evaluation.metrics["nll"].value == pytest.approx(after)
+
+
+def test_groups_follow_the_manifest(evaluation: Evaluation) -> None:
+    """An attack is measured against all bona fide clips, a language by its own; ids are none."""
+    groups = {(group.column, group.value): group for group in evaluation.groups}
+    assert [key for key in groups if key[0] != "id"] == [
+        ("attack", "<b>rare</b>"), ("attack", "bonafide"), ("attack", "world"),
+        ("language", "en"), ("language", "fr"),
+    ]  # fmt: skip
+    world = groups["attack", "world"]
+    assert (world.num_real, world.num_fake, world.against) == (0, 7, "all bona fide")
+    is_in = [clip.target == 0 or int(clip.name.strip("<>.wav")) < 14 for clip in evaluation.clips]
+    expected = roc_auc_score(evaluation.targets_N[is_in], evaluation.log_odds_N[is_in])
+    assert world.metrics["auc"].value == pytest.approx(expected)
+    english = groups["language", "en"]
+    assert (english.num_real, english.num_fake, english.against) == (6, 6, "its own")
+
+
+def test_page_shows_figures_curves_and_mistakes(evaluation: Evaluation, tmp_path: Path) -> None:
+    """All in one file, and a name from the data is text, never markup."""
+    out = tmp_path / "out"
+    write_evaluation(evaluation, out, "model on <data>")
+    page = (out / "index.html").read_text()
+    assert "model on &lt;data&gt;" in page
+    assert "attack: &lt;b&gt;rare&lt;/b&gt;" in page
+    assert "<b>" not in page
+    assert page.count("data:image/svg+xml") == 1
+    assert page.count("data:image/png") > 0
+    assert "http" not in page
+    assert "broken.wav" in page
+
+
+def test_files_for_programs_agree_with_each_other(evaluation: Evaluation, tmp_path: Path) -> None:
+    """metrics.json is what scikit-learn finds in scores.csv; an older evaluation is replaced."""
+    out = tmp_path / "out"
+    for _ in range(2):
+        write_evaluation(evaluation, out, "title")
+    assert {path.name for path in out.iterdir()} == {"index.html", "metrics.json", "scores.csv"}
+    with (out / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    targets = [int(row["target"]) for row in rows]
+    auc = roc_auc_score(targets, [float(row["p_fake"]) for row in rows])
+    figures = json.loads((out / "metrics.json").read_text())
+    assert figures["metrics"]["auc"]["value"] == pytest.approx(auc)
+    assert figures["num_clips"] == {"real": 12, "fake": 12}
+
+
+def test_one_class_leaves_metrics_undefined_not_faked(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    """What needs both classes is null in the figures and said on the page."""
+    lines = (data / "valset_label.txt").read_text().split()
+    (tmp_path / "valset").symlink_to(data / "valset")
+    fakes = "\n".join(line for line in lines if not line.endswith(",0"))
+    (tmp_path / "valset_label.txt").write_text(fakes + "\n")
+    found = evaluate(model, tmp_path, device=CPU, num_processes=1)
+    assert found.metrics["auc"] is None
+    assert found.metrics["accuracy"] is not None
+    write_evaluation(found, tmp_path / "out", "fakes")
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]["auc"] is None
+    assert "undefined: a class is missing" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_folder_with_other_files_is_left_alone(evaluation: Evaluation, tmp_path: Path) -> None:
+    """What is no evaluation is never replaced by one."""
+    (tmp_path / "thesis.tex").write_text("ten years")
+    with pytest.raises(DataError, match=r"holds thesis\.tex, which would be lost"):
+        write_evaluation(evaluation, tmp_path, "title")
+    assert (tmp_path / "thesis.tex").read_text() == "ten years"

@@ -1,0 +1,181 @@
+"""Evaluate a model folder on a labelled set: every metric with its interval, for each group too."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.dataset import Clip, Reject, Split, read_dataset
+from trainer.errors import DataError
+from trainer.folder import LoadedDetector, load_detector
+from trainer.intervals import Interval, estimate
+from trainer.manifest import Manifest, find_manifest
+from trainer.measures import MEASURES, summarize, to_log_odds
+from trainer.metrics import MetricUndefinedError
+from trainer.scoring import Logits, score_files
+
+# Shape suffixes: N clips, K classes.
+
+Progress = Callable[[int, int], None]
+MOST_GROUPS = 30
+"""A column of the manifest with more values than this, such as an id, makes no groups."""
+FEWEST_CLIPS = 5
+"""Of each class in a group; of fewer a metric says nothing."""
+GROUP_METRICS = ("accuracy", "auc", "eer")
+CALIBRATION_METRICS = ("nll", "cllr", "ece")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The clips that share a value of the manifest."""
+
+    column: str
+    value: str
+    num_real: int
+    num_fake: int
+    against: str
+    """Whose other class the metrics are measured against: its own, or that of all clips."""
+    metrics: dict[str, Interval]
+    """Empty where a class has too few clips."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a detector is worth on a set."""
+
+    detector: LoadedDetector
+    clips: tuple[Clip, ...]
+    """Those that could be scored."""
+    logits_NK: NDArray[np.float64]
+    """Not calibrated."""
+    rejects: tuple[Reject, ...]
+    metrics: dict[str, Interval | None]
+    """Calibrated; None where the set lacks a class that the metric needs."""
+    calibration: dict[str, tuple[float, float]]
+    """Before and after the temperature."""
+    groups: tuple[Group, ...]
+
+    @property
+    def targets_N(self) -> NDArray[np.int64]:
+        """Return the clips' targets, 1 is fake."""
+        return np.array([clip.target for clip in self.clips], np.int64)
+
+    @property
+    def log_odds_N(self) -> NDArray[np.float64]:
+        """Return the calibrated log-odds of fake."""
+        return to_log_odds(self.logits_NK) / self.detector.temperature
+
+
+def evaluate(
+    model_dir: Path,
+    data: Path,
+    splits: Sequence[Split] = ("val",),
+    *,
+    tta: int = 1,
+    device: torch.device,
+    progress: Progress = lambda done, total: None,
+    num_processes: int | None = None,
+) -> Evaluation:
+    """Score the labelled clips of some splits of an FFDV folder, and measure every metric.
+
+    The folder's manifest, if it has one, makes groups. A file that can't be read is a reject, and
+    counts in no metric.
+
+    Raises:
+        ModelError: the model folder lacks a file, or one is damaged.
+        DataError: the data can't be used, or none of its files can be read.
+    """
+    detector = load_detector(model_dir, device)
+    dataset = read_dataset(data, splits)
+    manifest = find_manifest(data)
+    found: dict[Path, Logits | str] = {}
+    paths = list(dict.fromkeys(clip.path for clip in dataset.clips))
+    for some in score_files(detector, paths, tta=tta, device=device, num_processes=num_processes):
+        found |= some
+        progress(len(found), len(paths))
+    scored = [(clip, found[clip.path]) for clip in dataset.clips]
+    clips = tuple(clip for clip, outcome in scored if not isinstance(outcome, str))
+    unreadable = [
+        Reject(clip.split, clip.name, outcome)
+        for clip, outcome in scored
+        if isinstance(outcome, str)
+    ]
+    if not clips:
+        raise DataError(f"none of the {len(paths)} labelled files in {data} can be read")
+    logits_NK = np.stack([outcome for _, outcome in scored if not isinstance(outcome, str)])
+    return _measure(detector, clips, logits_NK, (*dataset.rejects, *unreadable), manifest)
+
+
+def _measure(
+    detector: LoadedDetector,
+    clips: tuple[Clip, ...],
+    logits_NK: NDArray[np.float64],
+    rejects: tuple[Reject, ...],
+    manifest: Manifest | None,
+) -> Evaluation:
+    targets_N = np.array([clip.target for clip in clips], np.int64)
+    calibrated_NK = logits_NK / detector.temperature
+    log_odds_N = to_log_odds(calibrated_NK)
+    before, after = summarize(logits_NK, targets_N), summarize(calibrated_NK, targets_N)
+    return Evaluation(
+        detector,
+        clips,
+        logits_NK,
+        rejects,
+        {name: _estimate(name, log_odds_N, targets_N) for name in MEASURES},
+        {name: (before[name], after[name]) for name in CALIBRATION_METRICS},
+        tuple(_groups(manifest, clips, log_odds_N, targets_N)) if manifest is not None else (),
+    )
+
+
+def _estimate(
+    name: str, log_odds_N: NDArray[np.float64], targets_N: NDArray[np.int64]
+) -> Interval | None:
+    try:
+        return estimate(MEASURES[name], log_odds_N, targets_N)  # type: ignore[index]
+    except MetricUndefinedError:
+        return None
+
+
+def _groups(
+    manifest: Manifest,
+    clips: Sequence[Clip],
+    log_odds_N: NDArray[np.float64],
+    targets_N: NDArray[np.int64],
+) -> list[Group]:
+    """Return the groups of all columns that have a few values, in the manifest's order."""
+    names = [clip.name for clip in clips]
+    groups = []
+    for column in manifest.columns:
+        values_N = np.array(manifest.values(column, names), dtype=object)
+        values = sorted(set(values_N.tolist()) - {""})
+        if 1 < len(values) <= MOST_GROUPS:
+            groups += [_group(column, x, values_N == x, log_odds_N, targets_N) for x in values]
+    return groups
+
+
+def _group(
+    column: str,
+    value: str,
+    is_in_N: NDArray[np.bool_],
+    log_odds_N: NDArray[np.float64],
+    targets_N: NDArray[np.int64],
+) -> Group:
+    """Measure a group; one of a single class against the other class of all clips."""
+    num_real, num_fake = (int((is_in_N & (targets_N == target)).sum()) for target in (0, 1))
+    against = "its own"
+    if not num_fake:
+        is_in_N, against = is_in_N | (targets_N == 1), "all fakes"
+    elif not num_real:
+        is_in_N, against = is_in_N | (targets_N == 0), "all bona fide"
+    counts = np.bincount(targets_N[is_in_N], minlength=2)
+    is_enough = counts.min() >= FEWEST_CLIPS
+    estimates = {
+        name: _estimate(name, log_odds_N[is_in_N], targets_N[is_in_N])
+        for name in (GROUP_METRICS if is_enough else ())
+    }
+    metrics = {name: found for name, found in estimates.items() if found is not None}
+    return Group(column, value, num_real, num_fake, against, metrics)

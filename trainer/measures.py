@@ -1,0 +1,93 @@
+"""Every metric of a split by its name, from the logits of a detector."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from trainer.metrics import (
+    Array,
+    FloatArray,
+    MetricUndefinedError,
+    accuracy,
+    balanced_accuracy,
+    brier,
+    cllr,
+    equal_error_rate,
+    expected_calibration_error,
+    log_loss,
+    min_dcf,
+    roc_auc,
+    tpr_at_fpr,
+)
+from trainer.objectives import Objective
+
+# Shape suffixes: N clips, K classes.
+
+Measure = Callable[[Array, Array], float]
+"""Takes log-odds of fake (N,) and targets (N,)."""
+
+
+def summarize(logits_NK: Array, targets_N: Array) -> dict[str, float]:
+    """Return every metric of a split by its name; one that is undefined is nan.
+
+    `loss` is the cross-entropy, and `nll` the same under the name that calibration compares.
+    """
+    log_odds_N = to_log_odds(logits_NK)
+    targets_N = np.asarray(targets_N)
+    with np.errstate(invalid="ignore"):  # of a diverged model; each metric sees its nan
+        values: dict[str, float] = {
+            name: _value(measure, log_odds_N, targets_N) for name, measure in MEASURES.items()
+        }
+    return {"loss": values["nll"], **values}
+
+
+def to_log_odds(logits_NK: Array) -> FloatArray:
+    """Return the log-odds of fake (N,); nan where a logit isn't finite."""
+    logits_NK = np.asarray(logits_NK, dtype=np.float64)
+    log_odds_N: FloatArray = np.diff(np.where(np.isfinite(logits_NK), logits_NK, np.nan))[:, 0]
+    return log_odds_N
+
+
+def to_probs(log_odds_N: Array) -> FloatArray:
+    """Return P(fake) of log-odds of fake."""
+    probs_N: FloatArray = np.exp(-np.logaddexp(0, -np.asarray(log_odds_N, dtype=np.float64)))
+    return probs_N
+
+
+def _of_probs(metric: Measure) -> Measure:
+    return lambda log_odds_N, targets_N: metric(to_probs(log_odds_N), targets_N)
+
+
+def _tpr_at(max_fpr: float) -> Measure:
+    return lambda log_odds_N, targets_N: tpr_at_fpr(log_odds_N, targets_N, max_fpr)
+
+
+def _cllr_of_own_prior(log_odds_N: Array, targets_N: Array) -> float:
+    """Return the cllr, taking the split's class shares as the prior that was trained on."""
+    num_fake = int(np.count_nonzero(targets_N == 1))
+    num_bona_fide = len(targets_N) - num_fake
+    has_both = num_fake and num_bona_fide
+    return cllr(log_odds_N, targets_N, float(np.log(num_fake / num_bona_fide)) if has_both else 0.0)
+
+
+def _value(measure: Measure, log_odds_N: Array, targets_N: Array) -> float:
+    try:
+        return measure(log_odds_N, targets_N)
+    except MetricUndefinedError:
+        return float("nan")
+
+
+MEASURES: dict[Objective, Measure] = {
+    "accuracy": _of_probs(accuracy),
+    "balanced_accuracy": _of_probs(balanced_accuracy),
+    "auc": roc_auc,
+    "eer": equal_error_rate,
+    "tpr_at_fpr_1e-2": _tpr_at(1e-2),
+    "tpr_at_fpr_1e-3": _tpr_at(1e-3),
+    "min_dcf": min_dcf,
+    "cllr": _cllr_of_own_prior,
+    "nll": log_loss,
+    "brier": _of_probs(brier),
+    "ece": _of_probs(expected_calibration_error),
+}
+"""In the order in which they are shown."""

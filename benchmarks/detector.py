@@ -1,0 +1,228 @@
+"""Measure what each step from the notebook's recipe to ours is worth, side by side in one run.
+
+Every row changes a few values of the row that it builds on. All train from random weights, with the
+same seeds for as many epochs, and are scored after their last epoch on the whole validation split:
+no epoch is picked for its score. What is done is kept in WORK, so the same command goes on where it
+was, and a row that was changed is trained anew.
+
+.venv/bin/python -m benchmarks.detector DATA --work build/detector --out docs/detector.md
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from search.progress import Progress, show_progress
+from trainer.cache import ClipSet, WaveformCache
+from trainer.config import TrainConfig, notebook_recipe
+from trainer.frontend import build_frontend
+from trainer.inference import predict_logits
+from trainer.intervals import Interval, estimate, estimate_difference, words_of
+from trainer.loop import fit
+from trainer.manifest import find_manifest
+from trainer.measures import MEASURES, Measure, to_log_odds
+from trainer.model import build_model, to_channels_last
+from trainer.objectives import Objective
+from trainer.prepare import prepare
+from trainer.snapshots import load_best
+
+# Shape suffixes: N clips, K classes, S seeds.
+
+METRICS: tuple[Objective, ...] = ("auc", "eer", "accuracy")
+CPU = torch.device("cpu")
+SAMPLE_RATE = 16_000
+"""Hz."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row: what it changes of the row before."""
+
+    name: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+STEPS = (
+    Step("the notebook's recipe, from random weights", {"weights": "none"}),
+    Step(
+        "windows of the waveform, not a stretched image",
+        {
+            "frontend": "logmel",
+            "augmentation": "none",
+            "window_seconds": 2.5,
+            "n_fft": 512,
+            "hop_length": 160,
+            "n_mels": 80,
+        },
+    ),
+    Step(
+        "AdamW, a cosine with warm-up, an average of the weights",
+        {
+            "optimizer": "adamw",
+            "weight_decay": 0.02,
+            "schedule": "cosine",
+            "ema_decay": 0.98,
+            "batch_size": 32,
+        },
+    ),
+    Step("a smaller backbone", {"backbone": "resnet10t"}),
+    Step("masks, shifts and gain", {"augmentation": "spec", "strength": 0.5}),
+    Step("fine high frequencies", {"frontend": "logstft", "n_fft": 320, "normalisation": "set"}),
+    Step("rooms, noise, bands and clipping", {"augmentation": "channel"}),
+    Step("RawBoost, mixup and cutmix", {"augmentation": "full"}),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a step came to, over all seeds."""
+
+    name: str
+    log_odds_NS: NDArray[np.float64]
+    seconds: float
+    """Of training, a seed."""
+
+
+def main() -> None:
+    """Train whatever is missing, then write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="a folder in the FFDV layout")
+    parser.add_argument("--work", type=Path, default=Path("build/detector"))
+    parser.add_argument("--out", type=Path, default=Path("build/detector.md"))
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=len(STEPS), help="only so many rows")
+    arguments = parser.parse_args()
+    with show_progress("decode") as progress:
+        report = prepare(
+            arguments.data, arguments.work / "cache", sample_rate=SAMPLE_RATE,
+            notebook_images=True, progress=progress,
+        )  # fmt: skip
+    cache = WaveformCache.open(report.cache)
+    rows = [
+        _measure(name, config, arguments.seeds, cache, arguments.work)
+        for name, config in recipes(arguments.steps, arguments.epochs)
+    ]
+    val = cache.split("val")
+    text = to_markdown(rows, val.targets, _tells(arguments.data, val), arguments.epochs)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def recipes(num_steps: int, epochs: int) -> Iterator[tuple[str, TrainConfig]]:
+    """Yield the rows' names and configs, each building on the one before."""
+    values = notebook_recipe().model_dump() | {"epochs": epochs, "sample_rate": SAMPLE_RATE}
+    for step in STEPS[:num_steps]:
+        values |= step.changes
+        yield step.name, TrainConfig.model_validate(values)
+
+
+def _measure(
+    name: str, config: TrainConfig, num_seeds: int, cache: WaveformCache, work: Path
+) -> Row:
+    """Train and score a row with each seed, or read what was done before."""
+    columns, seconds = [], 0.0
+    for seed in range(num_seeds):
+        seeded = config.model_copy(update={"seed": seed})
+        digest = hashlib.sha256(f"{seeded.model_dump_json()} {cache.data_fingerprint}".encode())
+        done = work / "scores" / f"{digest.hexdigest()[:16]}.npz"
+        if not done.is_file():
+            with show_progress(f"{name}, seed {seed}") as progress:
+                _train(seeded, cache, done, work / "training" / done.stem, progress)
+        with np.load(done) as kept:
+            columns.append(kept["log_odds_N"])
+            seconds += float(kept["seconds"]) / num_seeds
+    return Row(name, np.stack(columns, axis=1), seconds)
+
+
+def _train(
+    config: TrainConfig, cache: WaveformCache, done: Path, folder: Path, progress: Progress
+) -> None:
+    """Train on the training split, score the validation split, and keep the scores."""
+    started = time.perf_counter()
+
+    def show(history: Sequence[object]) -> bool:
+        progress(len(history), config.epochs)
+        return False
+
+    result = fit(config, cache.split("train"), None, folder=folder, device=CPU, on_epoch=show)
+    seconds = time.perf_counter() - started
+    assert result.best is not None
+    frontend = build_frontend(config)
+    model = build_model(config, frontend.num_channels)
+    model.load_state_dict(load_best(folder, result.best.epoch, result.identity))
+    logits_NK = predict_logits(to_channels_last(model), frontend, cache.split("val"), config, CPU)
+    assert logits_NK is not None
+    done.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(done, log_odds_N=to_log_odds(logits_NK), seconds=seconds)
+
+
+def _tells(data: Path, val: ClipSet) -> NDArray[np.bool_]:
+    """Tell of which clips the sound is real or fake as a whole: no picture-only fakes (N,)."""
+    manifest = find_manifest(data)
+    if manifest is None or "audio_fake" not in manifest.columns:
+        return np.ones(len(val), np.bool_)
+    is_fake_sound_N = np.array(manifest.values("audio_fake", val.names)) == "1"
+    tells_N: NDArray[np.bool_] = (val.targets == 0) | is_fake_sound_N
+    return tells_N
+
+
+def _of_seeds(measure: Measure) -> Measure:
+    """Return the mean over seeds of a metric, for log-odds (N, S)."""
+    return lambda log_odds_NS, targets_N: float(
+        np.mean([measure(log_odds_N, targets_N) for log_odds_N in log_odds_NS.T])
+    )
+
+
+def to_markdown(
+    rows: Sequence[Row], targets_N: NDArray[np.int64], tells_N: NDArray[np.bool_], epochs: int
+) -> str:
+    """Return the page; `tells_N` are the clips whose sound tells the label."""
+    auc = _of_seeds(MEASURES["auc"])
+    lines = [
+        "# What each step is worth",
+        "",
+        f"{len(rows)} recipes, each building on the one before, from random weights:"
+        f" {epochs} epochs, {rows[0].log_odds_NS.shape[1]} seeds, scored after the last epoch"
+        f" on all {len(targets_N)} validation clips. Means over the seeds; in brackets 95 %"
+        " intervals over the clips. "
+        f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.",
+        "",
+        "| recipe | AUC | EER | accuracy | AUC where the sound tells | AUC gained | minutes |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for number, row in enumerate(rows):
+        cells = [_words(_of_seeds(MEASURES[x]), row.log_odds_NS, targets_N) for x in METRICS]
+        cells.append(_words(auc, row.log_odds_NS[tells_N], targets_N[tells_N]))
+        gained: Interval | None = None
+        if number:
+            before_NS = rows[number - 1].log_odds_NS
+            gained = estimate_difference(auc, row.log_odds_NS, before_NS, targets_N)
+        cells += [words_of(gained) if gained else "", f"{row.seconds / 60:.1f}"]
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    together_N = rows[-1].log_odds_NS.mean(axis=1)
+    cells = [_words(MEASURES[x], together_N, targets_N) for x in METRICS]
+    cells.append(_words(MEASURES["auc"], together_N[tells_N], targets_N[tells_N]))
+    lines.append(f"| the last one, seeds averaged | {' | '.join(cells)} | | |")
+    return "\n".join(lines) + "\n"
+
+
+def _words(measure: Measure, log_odds: NDArray[np.float64], targets_N: NDArray[np.int64]) -> str:
+    return words_of(estimate(measure, log_odds, targets_N))
+
+
+if __name__ == "__main__":
+    main()

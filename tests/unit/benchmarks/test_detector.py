@@ -1,0 +1,44 @@
+"""The table of recipes: each row builds on the one before, and its figures are those of scores."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.detector import STEPS, Row, recipes, to_markdown
+from trainer.config import notebook_recipe
+
+
+def test_recipes_build_on_each_other_from_the_notebooks() -> None:
+    """The first is the notebook's but for weights and epochs; every step changes something."""
+    configs = [config for _, config in recipes(len(STEPS), epochs=24)]
+    expected = notebook_recipe().model_copy(
+        update={"weights": "none", "epochs": 24, "sample_rate": 16_000}
+    )
+    assert configs[0] == expected
+    assert len(set(configs)) == len(STEPS)
+    assert {config.epochs for config in configs} == {24}
+
+
+def test_table_has_the_means_over_seeds_and_what_a_row_gained() -> None:
+    """By scikit-learn, for rows of two seeds; clips whose sound tells nothing are left out."""
+    rng = np.random.default_rng(0)
+    targets_N = np.arange(80) % 2
+    tells_N = np.arange(80) < 60
+    rows = [
+        Row(name, rng.normal(shift * targets_N[:, None], 1.0, (80, 2)), 90.0)
+        for name, shift in (("first", 0.5), ("second", 1.5))
+    ]
+    lines = to_markdown(rows, targets_N, tells_N, epochs=3).splitlines()
+    means = [
+        np.mean([roc_auc_score(targets_N, log_odds_N) for log_odds_N in row.log_odds_NS.T])
+        for row in rows
+    ]
+    first, second, together = (line.split(" | ") for line in lines[-3:])
+    assert first[1].startswith(f"{means[0]:.3f} (")
+    assert second[1].startswith(f"{means[1]:.3f} (")
+    assert float(second[5].split()[0]) == pytest.approx(means[1] - means[0], abs=1e-3)
+    assert second[6] == "1.5 |"
+    averaged_N = rows[1].log_odds_NS.mean(axis=1)
+    assert together[1].startswith(f"{roc_auc_score(targets_N, averaged_N):.3f} (")
+    alone = roc_auc_score(targets_N[tells_N], averaged_N[tells_N])
+    assert together[4].startswith(f"{alone:.3f} (")

@@ -135,10 +135,11 @@ class Cutter:
 
     async def _end(self) -> None:
         await self._close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Again and again: who was being accepted gets a task of its own meanwhile.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         for writer in self._clients:
             _reset(writer)
         await asyncio.sleep(0)  # for the transports to close

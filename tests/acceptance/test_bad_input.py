@@ -293,7 +293,7 @@ def demand_password(url: str, role: str) -> None:
 @pytest.fixture(scope="module")
 def desk() -> Iterator[Path]:
     """A folder with data, a study of one complete trial, and the database up all the while."""
-    other = {split: {"x.wav": 0, "y.wav": 1} for split in ("train", "val")}
+    other = {split: {f"{i}.wav": i % 2 for i in range(6)} for split in ("train", "val")}
     with user_folder() as folder, embedded_server(folder / ".melsearch" / "postgres") as url:
         write_dataset(folder / "data", small_clips())
         write_dataset(folder / "other", other)

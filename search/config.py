@@ -144,6 +144,15 @@ class StudyConfig(_Section):
         """Hz, of the one waveform cache that all trials read."""
         return self.baseline_config().sample_rate
 
+    @property
+    def frame_size(self) -> int:
+        """Pixels, of the frames that trials read of the cache; 0 if none of them sees."""
+        values = self.baseline_config()
+        modalities = {values.modality, self.training.get("modality", "audio")}
+        if "modality" in self.space:
+            modalities |= set(self.space["modality"].corners().values())
+        return 0 if modalities == {"audio"} else values.frame_size
+
     def fixed_values(self) -> dict[str, Any]:
         """Return what all trials of the study have in common, defaults spelled out."""
         defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}
@@ -210,11 +219,13 @@ def check_backbones(config: StudyConfig, source: str = "study.toml") -> None:
     """
     from trainer.model import is_backbone, nearest_backbones
 
-    names = {"training.backbone": config.training.get("backbone")}
-    names["baseline.backbone"] = config.baseline.get("backbone")
-    if "backbone" in config.space:
-        corners = config.space["backbone"].corners().items()
-        names |= {f"space.backbone.{corner}": value for corner, value in corners}
+    names = {}
+    for field in ("backbone", "video_backbone"):
+        names[f"training.{field}"] = config.training.get(field)
+        names[f"baseline.{field}"] = config.baseline.get(field)
+        if field in config.space:
+            corners = config.space[field].corners().items()
+            names |= {f"space.{field}.{corner}": value for corner, value in corners}
     faults = [
         f"{key} must be a timm model, got {shown(name)}, "
         f"the nearest are: {', '.join(nearest_backbones(name)) or 'none'}"

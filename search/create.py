@@ -66,7 +66,8 @@ def read_targets(data: Path) -> dict[Split, list[int]]:
 
 def _cache_of(config: StudyConfig, data: Path | None, home: Home) -> WaveformCache:
     if data is not None:
-        return WaveformCache.open(prepare_data(config.sample_rate, data, home).cache)
+        report = prepare_data(config.sample_rate, data, home, frame_size=config.frame_size)
+        return WaveformCache.open(report.cache)
     caches = list_caches(home.cache)
     if len(caches) != 1:
         found = [f"  {root} ({fingerprint})" for _, root, fingerprint in caches]
@@ -80,5 +81,10 @@ def _cache_of(config: StudyConfig, data: Path | None, home: Home) -> WaveformCac
         raise ContractError(
             f"the prepared data have {cache.sample_rate} Hz, the study {config.sample_rate} Hz; "
             "name the data with --data DATA to prepare them again"
+        )
+    if config.frame_size not in (0, cache.frame_size):
+        raise ContractError(
+            f"the study reads frames of {config.frame_size} pixels, the prepared data have"
+            f" {cache.frame_size or 'none'}; name the data with --data DATA to prepare them again"
         )
     return cache

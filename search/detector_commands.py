@@ -33,21 +33,32 @@ def prepare(
         Path | None,
         typer.Option(help="A study file: its sample rate, and the weights it starts from."),
     ] = None,
+    video: Annotated[
+        bool, typer.Option("--video", help="Keep frames of the picture, too, around the face.")
+    ] = False,
+    frame_size: Annotated[
+        int | None, typer.Option(min=32, max=512, help="Pixels of a frame's sides, else 64.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read all of the cache; mend it if it is damaged.")
     ] = False,
 ) -> None:
-    """Decode every video's sound once, into the waveform cache; fetch a study's weights."""
+    """Decode every video once, into the waveform cache; fetch a study's weights."""
     from search.home import find_home
     from search.prepare import prepare_data, prepare_for_study, show_prepare_report
 
+    if frame_size is not None and not video:
+        raise ConfigError("--frame-size is of no use without --video")
     if study is None:
-        report = prepare_data(sample_rate or 16_000, data, find_home(), verify=verify)
+        size = frame_size or 64 if video else 0
+        report = prepare_data(
+            sample_rate or 16_000, data, find_home(), frame_size=size, verify=verify
+        )
         show_prepare_report(report)
-    elif sample_rate is None:
+    elif sample_rate is None and not video:
         prepare_for_study(study, data, find_home(), verify=verify)
     else:
-        raise ConfigError("--study has the sample rate already: leave --sample-rate out")
+        raise ConfigError("--study says what to keep already: leave --sample-rate and --video out")
 
 
 def audit(

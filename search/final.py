@@ -29,7 +29,8 @@ def train_from_recipe(
         DataError, ModelError
         TrainingStoppedError: by SIGINT or SIGTERM; the same call goes on.
     """
-    _require_backbone(recipe.config.backbone)
+    for name in (recipe.config.backbone, recipe.config.video_backbone):
+        _require_backbone(name)
     chosen = choose_device(device)
     MODEL_FOLDER.check(out)
     cache = _open_cache(recipe, data, home)
@@ -70,7 +71,10 @@ def _require_backbone(name: str) -> None:
 def _open_cache(recipe: Recipe, data: Path | None, home: Home) -> WaveformCache:
     """Data that are named win over the study's; else the study's must be here."""
     if data is not None:
-        return WaveformCache.open(prepare_data(recipe.config.sample_rate, data, home).cache)
+        config = recipe.config
+        frame_size = 0 if config.modality == "audio" else config.frame_size
+        report = prepare_data(config.sample_rate, data, home, frame_size=frame_size)
+        return WaveformCache.open(report.cache)
     fingerprint = str(recipe.origin.get("data_fingerprint", ""))
     found = find_cache(home.cache, fingerprint)
     if found is None:

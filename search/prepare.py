@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.table import Table
@@ -16,19 +17,22 @@ MAX_NAMED = 3
 
 
 def prepare_data(
-    sample_rate: int, data: Path, home: Home, *, verify: bool = False
+    sample_rate: int, data: Path, home: Home, *, frame_size: int = 0, verify: bool = False
 ) -> PrepareReport:
     """Build the waveform cache of a data folder, or find it built; `verify` reads all of it.
+
+    With a `frame_size`, in pixels, it keeps frames of the picture as well.
 
     Raises:
         DataError: the folder or its labels can't be used.
     """
+    build = partial(prepare, data, home.cache, sample_rate=sample_rate, frame_size=frame_size)
     with show_progress("decode") as progress:
-        report = prepare(data, home.cache, sample_rate=sample_rate, progress=progress)
+        report = build(progress=progress)
     if not (verify and _is_damaged(report.cache)):
         return report
     with show_progress("decode") as progress:
-        return prepare(data, home.cache, sample_rate=sample_rate, anew=True, progress=progress)
+        return build(anew=True, progress=progress)
 
 
 def _is_damaged(cache: Path) -> bool:
@@ -63,7 +67,10 @@ def prepare_for_study(study_file: Path, data: Path, home: Home, *, verify: bool 
     backbones = imagenet_backbones(config)
     if backbones:  # else torch is not needed, and slow to import
         check_backbones(config, study_file.name)
-    show_prepare_report(prepare_data(config.sample_rate, data, home, verify=verify))
+    report = prepare_data(
+        config.sample_rate, data, home, frame_size=config.frame_size, verify=verify
+    )
+    show_prepare_report(report)
     if backbones:
         _fetch_weights(backbones)
 

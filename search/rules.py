@@ -18,7 +18,10 @@ NOT_SEARCHABLE = {
     "seed": "set the study's own seed",
     "epochs": "set training.epochs, for all trials alike",
     "sample_rate": "set training.sample_rate, that of the cache",
+    "frame_size": "set training.frame_size, that of the cache",
 }
+_OF_THE_CACHE = ("sample_rate", "frame_size")
+"""Equal for all trials, the baseline included: they read one cache."""
 _OTHER_NAMES = {"learning_rate": "lr", "model": "backbone"}
 _FIELDS = TrainConfig.model_fields
 
@@ -53,8 +56,12 @@ def baseline_values(
     training: Mapping[str, object], baseline: Mapping[str, object]
 ) -> dict[str, object]:
     """Return the values of the baseline: the notebook's recipe on the study's waveform cache."""
-    sample_rate = training.get("sample_rate", _FIELDS["sample_rate"].default)
-    return {**notebook_recipe().model_dump(), "sample_rate": sample_rate, **baseline}
+    of_the_cache = {name: _of_the_cache(training, name) for name in _OF_THE_CACHE}
+    return {**notebook_recipe().model_dump(), **of_the_cache, **baseline}
+
+
+def _of_the_cache(training: Mapping[str, object], name: str) -> object:
+    return training.get(name, _FIELDS[name].default)
 
 
 def _find_space_faults(draft: Draft) -> Iterator[str]:
@@ -176,12 +183,13 @@ def _find_epoch_faults(draft: Draft) -> Iterator[str]:
 
 def _find_baseline_faults(draft: Draft) -> Iterator[str]:
     values = baseline_values(draft.training, draft.baseline)
-    sample_rate = draft.training.get("sample_rate", _FIELDS["sample_rate"].default)
-    if values["sample_rate"] != sample_rate:
-        yield (
-            f"baseline.sample_rate must be that of the study's one waveform cache, {sample_rate}, "
-            f"got {shown(values['sample_rate'])}"
-        )
+    for name in _OF_THE_CACHE:
+        value = _of_the_cache(draft.training, name)
+        if values[name] != value:
+            yield (
+                f"baseline.{name} must be that of the study's one waveform cache, {value}, "
+                f"got {shown(values[name])}"
+            )
     for message in _find_joint_faults(values):
         yield f"baseline: {message}"
 

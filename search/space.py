@@ -12,7 +12,7 @@ from search.faults import shown
 from search.parameter import CategoricalParameter, Choice, FloatParameter, Parameter, in_order
 from trainer.config import TrainConfig
 
-_PRETRAINED = ("backbone", "weights")
+_PRETRAINED = ("backbone", "weights", "modality", "video_backbone")
 
 
 class SpaceRow(NamedTuple):
@@ -81,13 +81,16 @@ def imagenet_backbones(config: StudyConfig) -> list[str]:
 
     They are those of the baseline and of all values of the space that can come together.
     """
-    baseline = config.baseline_config()
-    found = {(baseline.backbone, baseline.weights)}
+    points = [config.baseline_config().model_dump(include=set(_PRETRAINED))]
     defaults = {name: TrainConfig.model_fields[name].default for name in _PRETRAINED}
     for params in _points(config.space, _PRETRAINED):
-        values = {**defaults, **config.training, **params}
-        found.add((values["backbone"], values["weights"]))
-    return sorted(backbone for backbone, weights in found if weights == "imagenet")
+        points.append({**defaults, **config.training, **params})
+    found = set()
+    for values in points:
+        if values["weights"] == "imagenet":
+            found |= {values["backbone"]} if values["modality"] != "video" else set()
+            found |= {values["video_backbone"]} if values["modality"] != "audio" else set()
+    return sorted(found)
 
 
 def contract(config: StudyConfig) -> dict[str, Any]:

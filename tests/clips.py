@@ -8,6 +8,7 @@ import torch
 
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
+from trainer.index import frame_shape
 
 SAMPLE_RATE = 4000
 """Hz."""
@@ -18,8 +19,13 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def make_clips(num_clips: int, seed: int = 0, *, images: bool = False) -> ClipSet:
-    """Return clips of noise, 0.25 to 1.25 s long; every second one is fake and has a tone in it."""
+def make_clips(
+    num_clips: int, seed: int = 0, *, images: bool = False, frame_size: int = 0
+) -> ClipSet:
+    """Return clips of noise, 0.25 to 1.25 s long; every second one is fake and has a tone in it.
+
+    With a frame size they have a picture, too, which is brighter for the fakes.
+    """
     rng = np.random.default_rng(seed)
     num_samples = rng.integers(1000, 5000, num_clips)
     targets_N = np.arange(num_clips) % 2
@@ -28,6 +34,8 @@ def make_clips(num_clips: int, seed: int = 0, *, images: bool = False) -> ClipSe
         tone_T = np.sin(2 * np.pi * 440 / SAMPLE_RATE * np.arange(length))
         clips.append((rng.normal(0, 300, length) + 3000 * target * tone_T).astype(np.int16))
     grey = rng.integers(0, 256, (num_clips, 256, 256), dtype=np.uint8)
+    frames = rng.integers(1, 128, (num_clips, *frame_shape(frame_size)), dtype=np.uint8)
+    frames += (100 * targets_N.astype(np.uint8)).reshape(-1, 1, 1, 1, 1, 1)
     return ClipSet(
         names=[f"clip-{seed}-{number}.mp4" for number in range(num_clips)],
         targets=targets_N.astype(np.int64),
@@ -35,6 +43,7 @@ def make_clips(num_clips: int, seed: int = 0, *, images: bool = False) -> ClipSe
         offsets=np.array(list(accumulate(num_samples.tolist(), initial=0))[:-1], np.int64),
         samples_S=np.concatenate(clips),
         images=grey if images else None,
+        frames=frames if frame_size else None,
     )
 
 

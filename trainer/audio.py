@@ -40,6 +40,10 @@ class UndecodableError(DataError):
     """A file's sound can't be had; the message is a short phrase that groups alike files."""
 
 
+class NoSoundError(UndecodableError):
+    """There is none in it; its picture may be whole."""
+
+
 def decode_mono(path: Path, sample_rates: Sequence[int]) -> list[FloatArray]:
     """Return the sound at each of the sample rates, as (T,) in [-1, 1].
 
@@ -55,7 +59,7 @@ def decode_mono(path: Path, sample_rates: Sequence[int]) -> list[FloatArray]:
     if not np.isfinite(samples_T).all():
         raise UndecodableError("samples that are not numbers")
     if np.abs(samples_T).max() < SILENT_PEAK:
-        raise UndecodableError("silent")
+        raise NoSoundError("silent")
     samples_T = np.clip(samples_T, -1, 1)
     return [resample(samples_T, sample_rate, wanted) for wanted in sample_rates]
 
@@ -76,7 +80,7 @@ def _decode(path: Path) -> tuple[FloatArray, int]:
     """Return the mixed-down samples at the file's own rate, and that rate in Hz."""
     with open_container(path) as container:
         if not container.streams.audio:
-            raise UndecodableError("no audio track")
+            raise NoSoundError("no audio track")
         return _decode_stream(container, container.streams.audio[0])
 
 
@@ -139,7 +143,7 @@ def _decode_stream(
         if num_samples >= MAX_SECONDS * sample_rate:
             break
     if not chunks:
-        raise UndecodableError("no sound in its audio track")
+        raise NoSoundError("no sound in its audio track")
     seconds = min(_declared_seconds(container, stream), MAX_SECONDS)
     if num_samples < (1 - MAX_LOST) * seconds * sample_rate:
         raise UndecodableError("damaged or truncated")

@@ -31,6 +31,8 @@ class Augment:
     def __init__(self, config: TrainConfig) -> None:
         self.strength = config.strength
         self.nyquist = config.sample_rate / 2
+        self.mixes = config.modality == "audio"
+        """Two clips' sounds can be mixed, their pictures can't."""
 
     def waveform(self, waveform_BT: Tensor, generator: torch.Generator) -> Tensor:
         """Return augmented waveforms; the notebook frontend's uint8 images come back untouched."""
@@ -123,6 +125,8 @@ class StrongAugment(SpecAugment):
     ) -> tuple[Tensor, Tensor]:
         """Cover bands, then mix each image and its target with another."""
         grey_B1MF, targets_BK = super().grey(grey_B1MF, targets_BK, generator)
+        if not self.mixes:
+            return grey_B1MF, targets_BK
         return on_image.mixup(grey_B1MF, targets_BK, self.strength, generator)
 
 
@@ -176,6 +180,8 @@ class FullAugment(ChannelAugment):
     ) -> tuple[Tensor, Tensor]:
         """Cover bands, then mix each image and its target with another, one way or the other."""
         grey_B1MF, targets_BK = super().grey(grey_B1MF, targets_BK, generator)
+        if not self.mixes:
+            return grey_B1MF, targets_BK
         is_mixed_B = draw(1, len(targets_BK), generator)[0] < 0.5
         mixed = on_image.mixup(grey_B1MF, targets_BK, self.strength, generator)
         cut = on_image.cutmix(grey_B1MF, targets_BK, self.strength, generator)

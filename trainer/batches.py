@@ -14,6 +14,7 @@ from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 from trainer.errors import DataError
 from trainer.images import StoredImages
+from trainer.pictures import Pictures, read_pictures
 
 # Shape suffixes: N clips, W windows, B batch, T samples.
 
@@ -27,6 +28,8 @@ class Batch:
     inputs: NDArray[np.generic]
     indices: IntArray
     """Of the clips, (B,)."""
+    pictures: Pictures | None = None
+    """If the detector sees."""
 
 
 def count_steps(num_clips: int, batch_size: int) -> int:
@@ -53,7 +56,7 @@ def training_batches(
         indices = order_N[part]
         room_B = _room(clips, config)[indices]
         starts = np.floor(crops_N[part] * (room_B + 1)).astype(np.int64)
-        yield Batch(read_inputs(clips, config, indices, starts), indices)
+        yield read_batch(clips, config, indices, starts)
 
 
 def _draw_balanced(clips: ClipSet, rng: np.random.Generator) -> IntArray:
@@ -79,7 +82,7 @@ def evaluation_batches(
     indices_W, starts_W = evaluation_windows(clips, config, shift)
     for begin in range(0, len(indices_W), batch_size):
         part = slice(begin, begin + batch_size)
-        yield Batch(read_inputs(clips, config, indices_W[part], starts_W[part]), indices_W[part])
+        yield read_batch(clips, config, indices_W[part], starts_W[part])
 
 
 def evaluation_windows(
@@ -90,7 +93,7 @@ def evaluation_windows(
     A clip has as many windows as cover it, at most eval_windows, evenly spread from its first
     sample to its last; a single window of a longer clip is its middle.
     """
-    if config.frontend == "notebook":
+    if config.frontend == "notebook" or config.modality == "video":
         whole_N = np.arange(len(clips), dtype=np.int64)
         return whole_N, np.zeros_like(whole_N)
     room_N = _room(clips, config)
@@ -102,6 +105,16 @@ def evaluation_windows(
         indices += [index] * num_windows
         starts += _spread(room, num_windows, shift) if room else [_turn(length, window, shift)]
     return np.array(indices, np.int64), np.array(starts, np.int64)
+
+
+def read_batch(clips: ClipSet, config: TrainConfig, indices: IntArray, starts: IntArray) -> Batch:
+    """Return the inputs of some of the clips, from these samples on.
+
+    Raises:
+        CacheDamagedError: what is read isn't as it was written.
+    """
+    inputs = read_inputs(clips, config, indices, starts)
+    return Batch(inputs, indices, read_pictures(clips, config, indices))
 
 
 def read_inputs(

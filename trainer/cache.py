@@ -12,7 +12,15 @@ from trainer.caches import CacheEntry, DamagedCache, find_cache, list_caches, li
 from trainer.dataset import Split
 from trainer.errors import CacheDamagedError, DataError
 from trainer.images import IMAGE_SHAPE, StoredImages
-from trainer.index import IMAGE_FILE, SAMPLE_BYTES, WAVEFORM_FILE, check_sizes, read_index
+from trainer.index import (
+    FRAME_FILE,
+    IMAGE_FILE,
+    SAMPLE_BYTES,
+    WAVEFORM_FILE,
+    check_sizes,
+    frame_shape,
+    read_index,
+)
 from trainer.prepare import PrepareReport, Progress, SplitSummary, prepare
 
 __all__ = [
@@ -31,6 +39,9 @@ __all__ = [
     "list_damaged",
     "prepare",
 ]
+
+
+Images = NDArray[np.uint8] | StoredImages | None
 
 
 class CachedClip(NamedTuple):
@@ -62,24 +73,22 @@ class ClipSet:
     """(N, 256, 256), the notebook's images, or None if the cache was made without."""
     data_fingerprint: str = ""
     """Of the cache that they are of; empty for clips of no cache."""
+    frames: NDArray[np.uint8] | StoredImages | None = None
+    """(N, P, D, S, S, C), the picture at moments, or None if the cache was made without."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def select(self, indices: NDArray[np.int64]) -> "ClipSet":
         """Return some of the clips; copies no samples, and of a cache no images."""
-        images = self.images
-        if isinstance(images, StoredImages):
-            images = StoredImages(images.file, images.rows_N[indices])
-        elif images is not None:
-            images = images[indices]
         return replace(
             self,
             names=[self.names[index] for index in indices],
             targets=self.targets[indices],
             num_samples=self.num_samples[indices],
             offsets=self.offsets[indices],
-            images=images,
+            images=_select(self.images, indices),
+            frames=_select(self.frames, indices),
         )
 
     def waveform(self, index: int) -> NDArray[np.int16]:
@@ -119,6 +128,10 @@ class WaveformCache:
     samples_S: NDArray[np.int16] | CheckedFile
     images: CheckedFile | None
     """The notebook's, or None if the cache was made without."""
+    frames: CheckedFile | None = None
+    """Of the picture, or None likewise."""
+    frame_size: int = 0
+    """Their height and width in pixels; 0 without."""
 
     @classmethod
     def open(cls, path: Path, *, data_fingerprint: str | None = None) -> Self:
@@ -151,20 +164,23 @@ class WaveformCache:
             clips,
             files[WAVEFORM_FILE],
             files.get(IMAGE_FILE),
+            files.get(FRAME_FILE),
+            index.frame_size,
         )
 
     def split(self, split: Split) -> ClipSet:
         """Return the clips of one split, in the order of their names."""
         rows = [row for row, clip in enumerate(self.clips) if clip.split == split]
         clips = [self.clips[row] for row in rows]
-        file = self.images
+        rows_N = np.array(rows, np.int64)
         return ClipSet(
             names=[clip.name for clip in clips],
             targets=np.array([clip.target for clip in clips], np.int64),
             num_samples=np.array([clip.num_samples for clip in clips], np.int64),
             offsets=np.array([clip.offset for clip in clips], np.int64),
             samples_S=self.samples_S,
-            images=None if file is None else StoredImages(file, np.array(rows, np.int64)),
+            images=_stored(self.images, rows_N, IMAGE_SHAPE),
+            frames=_stored(self.frames, rows_N, frame_shape(self.frame_size)),
             data_fingerprint=self.data_fingerprint,
         )
 
@@ -181,19 +197,32 @@ def join(first: ClipSet, second: ClipSet) -> ClipSet:
     """
     if first.samples_S is not second.samples_S:
         raise ValueError("only clips of one cache can be joined")
-    images = None
-    if isinstance(first.images, StoredImages) and isinstance(second.images, StoredImages):
-        rows_N = np.concatenate([first.images.rows_N, second.images.rows_N])
-        images = StoredImages(first.images.file, rows_N)
     return ClipSet(
         names=first.names + second.names,
         targets=np.concatenate([first.targets, second.targets]),
         num_samples=np.concatenate([first.num_samples, second.num_samples]),
         offsets=np.concatenate([first.offsets, second.offsets]),
         samples_S=first.samples_S,
-        images=images,
+        images=_join(first.images, second.images),
+        frames=_join(first.frames, second.frames),
         data_fingerprint=first.data_fingerprint,
     )
+
+
+def _stored(file: CheckedFile | None, rows_N: NDArray[np.int64], shape: tuple[int, ...]) -> Images:
+    return None if file is None else StoredImages(file, rows_N, shape)
+
+
+def _select(images: Images, indices: NDArray[np.int64]) -> Images:
+    if isinstance(images, StoredImages):
+        return images.select(indices)
+    return None if images is None else images[indices]
+
+
+def _join(first: Images, second: Images) -> Images:
+    if isinstance(first, StoredImages) and isinstance(second, StoredImages):
+        return replace(first, rows_N=np.concatenate([first.rows_N, second.rows_N]))
+    return None
 
 
 def find_damage(path: Path, progress: Progress | None = None) -> list[CacheDamagedError]:
@@ -203,8 +232,9 @@ def find_damage(path: Path, progress: Progress | None = None) -> list[CacheDamag
     for index in range(len(clips)):
         try:
             clips.waveform(index)
-            if clips.images is not None:
-                clips.images[np.array([index])]
+            for images in (clips.images, clips.frames):
+                if images is not None:
+                    images[np.array([index])]
         except CacheDamagedError as error:
             faults.append(error)
         if progress is not None:

@@ -11,6 +11,8 @@ Augmentation = Literal["none", "notebook", "spec", "strong", "channel", "rawboos
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["cosine", "step", "constant"]
 Sampling = Literal["natural", "balanced"]
+Modality = Literal["audio", "video", "both"]
+Fusion = Literal["gated", "concat"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -50,6 +52,19 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Hz."""
     f_max: Annotated[float, Field(gt=0)] | None = None
     """Hz; by default half the sample rate."""
+
+    modality: Modality = "audio"
+    """What the detector hears or sees."""
+    video_backbone: str = "lcnet_050"
+    """Any timm model name; reads the frames."""
+    frame_size: Annotated[int, Field(ge=32, le=512)] = 64
+    """Pixels; must be the cache's, if it holds frames."""
+    fusion: Fusion = "gated"
+    """How both streams' features are joined."""
+    modality_dropout: Fraction = 0.0
+    """Probability that a training clip loses its sound or its picture."""
+    synchrony: bool = False
+    """Whether the lag between picture and sound is a cue."""
 
     augmentation: Augmentation = "none"
     strength: Fraction = 0.5

@@ -1,6 +1,7 @@
 """Decode many clips on all cores, and outlive the file that kills its decoder."""
 
 import hashlib
+import math
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from threading import Thread
 from typing import ParamSpec, TypeVar
 
 from trainer.errors import DataError
+from trainer.index import FRAME_FILE, IMAGE_BYTES, IMAGE_FILE, frame_shape
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,6 +34,15 @@ class DecodeSettings:
     sample_rate: int
     """Hz."""
     notebook_images: bool
+    frame_size: int = 0
+    """Height and width in pixels of the frames; 0 keeps none."""
+
+    @property
+    def extra_bytes(self) -> dict[str, int]:
+        """How many bytes of each clip lie in each of the cache's files but the waveforms'."""
+        images = {IMAGE_FILE: IMAGE_BYTES} if self.notebook_images else {}
+        frames = {FRAME_FILE: math.prod(frame_shape(self.frame_size))} if self.frame_size else {}
+        return images | frames
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,20 @@ class DecodedClip:
     """SHA-256 of the file."""
     sound_digest: str
     """SHA-256 of the samples."""
+    frames: bytes = b""
+    """(P, D, S, S, C) uint8, black without a picture, or nothing."""
+
+    @property
+    def lacks(self) -> str:
+        """Which stream of it is missing: `sound`, `picture` or none of them."""
+        if not self.samples.strip(b"\0"):
+            return "sound"
+        return "picture" if self.frames and not self.frames.strip(b"\0") else ""
+
+    @property
+    def extras(self) -> dict[str, bytes]:
+        """What lies in the cache's files but that of the waveforms, by file."""
+        return {IMAGE_FILE: self.image, FRAME_FILE: self.frames}
 
 
 Outcome = DecodedClip | str
@@ -53,22 +78,31 @@ Outcome = DecodedClip | str
 
 
 def decode_clip(path: Path, settings: DecodeSettings) -> Outcome:
-    """Return a file's sound in 16 bits, and its image if wanted, or why that can't be."""
+    """Return a file's sound in 16 bits, and what else is wanted of it, or why that can't be.
+
+    Where frames are wanted, a file whose sound is missing is kept for its picture: it is silent.
+    """
     from trainer.audio import UndecodableError, decode_mono
     from trainer.notebook_image import SAMPLE_RATE, notebook_image
+    from trainer.video import decode_frames, decode_mono_or_silence
 
     rates = [settings.sample_rate] + [SAMPLE_RATE] * settings.notebook_images
     try:
         with path.open("rb") as file:
             source_digest = hashlib.file_digest(file, "sha256").hexdigest()
-        samples_T, *others = decode_mono(path, rates)
+        decode = decode_mono_or_silence if settings.frame_size else decode_mono
+        samples_T, *others = decode(path, rates)
     except UndecodableError as error:
         return str(error)
     except OSError:
         return "unreadable"
     samples = (samples_T * 32768).round().clip(-32768, 32767).astype("<i2").tobytes()
     image = notebook_image(others[0]).tobytes() if others else b""
-    return DecodedClip(samples, image, source_digest, hashlib.sha256(samples).hexdigest())
+    frames = b""
+    if settings.frame_size:
+        seconds = len(samples_T) / settings.sample_rate
+        frames = decode_frames(path, settings.frame_size, seconds).tobytes()
+    return DecodedClip(samples, image, source_digest, hashlib.sha256(samples).hexdigest(), frames)
 
 
 def decode_all(

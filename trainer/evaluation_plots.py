@@ -13,13 +13,13 @@ from sklearn.metrics import det_curve, roc_curve
 
 from trainer.batches import evaluation_windows, read_inputs
 from trainer.cache import ClipSet
-from trainer.decode import DecodeSettings, decode_clip
+from trainer.decode import decode_clip
 from trainer.device import upload
 from trainer.evaluate import Evaluation
 from trainer.inference import to_inputs
 from trainer.measures import to_log_odds, to_probs
 from trainer.page import to_svg
-from trainer.scoring import gather
+from trainer.scoring import decode_settings, gather
 
 # Shape suffixes: N clips, M bands, F frames.
 
@@ -95,12 +95,12 @@ def _image_of(evaluation: Evaluation, number: int) -> NDArray[np.float32]:
     """Return the first window's image (M, F) of a clip, decoded again."""
     detector = evaluation.detector
     config = detector.config
-    settings = DecodeSettings(config.sample_rate, config.frontend == "notebook")
+    settings = decode_settings(config)
     clip = evaluation.clips[number]
     decoded = decode_clip(clip.path, settings)
     if isinstance(decoded, str):  # it was there a moment ago
         return np.zeros((1, 1), np.float32)
-    clips: ClipSet = gather([decoded], [clip.name])
+    clips: ClipSet = gather([decoded], [clip.name], settings.frame_size)
     indices_W, starts_W = evaluation_windows(clips, config)
     device = next(detector.model.parameters()).device
     inputs = upload(read_inputs(clips, config, indices_W[:1], starts_W[:1]), device)

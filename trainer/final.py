@@ -19,11 +19,12 @@ from trainer.config import TrainConfig
 from trainer.errors import DataError, TrainerError, TrainingDivergedError, TrainingStoppedError
 from trainer.folder import MODEL_FOLDER, write_model_folder
 from trainer.frontend import build_frontend
+from trainer.fusion import build_detector
 from trainer.history import EpochResult
 from trainer.inference import predict_logits
 from trainer.loop import Ending, FitResult, fit
 from trainer.measures import summarize
-from trainer.model import build_model, to_channels_last
+from trainer.model import to_channels_last
 from trainer.objectives import Holdout
 from trainer.recipe import Recipe
 from trainer.snapshots import load_best
@@ -176,7 +177,7 @@ def _measure(plan: _Plan, chosen: FitResult) -> tuple[dict[str, Tensor], dict[st
 def _score_validation(plan: _Plan, weights: dict[str, Tensor]) -> NDArray[np.float64]:
     config, device = plan.config, plan.device
     frontend = build_frontend(config).to(device)
-    model = build_model(config.model_copy(update={"weights": "none"}), frontend.num_channels)
+    model = build_detector(config.model_copy(update={"weights": "none"}), frontend.num_channels)
     model.load_state_dict(weights)
     model = to_channels_last(model.to(device))
     logits_NK = predict_logits(

@@ -14,7 +14,8 @@ from trainer.config import TrainConfig
 from trainer.device import prepare_device
 from trainer.errors import ModelError, RecipeError
 from trainer.frontend import Frontend, build_frontend
-from trainer.model import Detector, build_model, to_channels_last
+from trainer.fusion import AnyDetector, build_detector
+from trainer.model import to_channels_last
 from trainer.out_folder import OutFolder
 from trainer.recipe import Recipe, read_recipe, write_recipe
 
@@ -30,7 +31,7 @@ MODEL_FOLDER = OutFolder("model", frozenset({*MODEL_FILES, CARD_FILE}), MODEL_FI
 class LoadedDetector:
     """A trained detector, ready to score clips."""
 
-    model: Detector
+    model: AnyDetector
     frontend: Frontend
     config: TrainConfig
     temperature: float
@@ -65,7 +66,7 @@ def load_detector(model_dir: Path, device: torch.device) -> LoadedDetector:
     config = _read_config(model_dir / CONFIG_FILE)
     temperature, prior = _read_calibration(model_dir / METRICS_FILE)
     frontend = build_frontend(config)
-    model = build_model(config.model_copy(update={"weights": "none"}), frontend.num_channels)
+    model = build_detector(config.model_copy(update={"weights": "none"}), frontend.num_channels)
     _fill_weights(model, model_dir / MODEL_FILE)
     model = to_channels_last(model.to(device)).eval()
     return LoadedDetector(model, frontend.to(device), config, temperature, prior)
@@ -108,7 +109,7 @@ def _read_calibration(path: Path) -> tuple[float, float]:
     return temperature, prior
 
 
-def _fill_weights(model: Detector, path: Path) -> None:
+def _fill_weights(model: AnyDetector, path: Path) -> None:
     try:
         weights, _ = load_checkpoint(path)
         model.load_state_dict(weights)

@@ -1,5 +1,6 @@
 """The index of a waveform cache: which clip lies where, and the checksums. Opens without numpy."""
 
+import math
 import zlib
 from itertools import accumulate
 from pathlib import Path
@@ -16,8 +17,13 @@ FORMAT = 2
 INDEX_FILE = "index.json"
 WAVEFORM_FILE = "waveforms.i16"
 IMAGE_FILE = "images.u8"
+FRAME_FILE = "frames.u8"
 SAMPLE_BYTES = 2
 IMAGE_BYTES = 256 * 256
+MOMENTS = 16
+"""Of a clip's picture; moment i is at (i + 1/2) / MOMENTS of its length."""
+FRAMES_PER_MOMENT = 2
+"""One and the next, whose difference shows what moves and what jumps."""
 
 Checksum = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -32,6 +38,8 @@ class Index(BaseModel, frozen=True, extra="forbid", strict=True):
     sample_rate: Annotated[int, Field(gt=0)]
     """Hz."""
     notebook_images: bool
+    frame_size: Annotated[int, Field(ge=0)] = 0
+    """Height and width in pixels of the frames; 0 for a cache without."""
     splits: list[Split]
     names: list[str]
     targets: list[Annotated[int, Field(ge=0, le=1)]]
@@ -62,17 +70,26 @@ class Index(BaseModel, frozen=True, extra="forbid", strict=True):
         sizes = {WAVEFORM_FILE: [count * SAMPLE_BYTES for count in self.num_samples]}
         if self.notebook_images:
             sizes[IMAGE_FILE] = [IMAGE_BYTES] * len(self.names)
+        if self.frame_size:
+            sizes[FRAME_FILE] = [math.prod(frame_shape(self.frame_size))] * len(self.names)
         return sizes
 
     @property
     def fix(self) -> str:
         """What mends the cache if it is damaged, as the end of a message."""
-        rate = f"--sample-rate {self.sample_rate}"
-        return f"run `melsearch prepare DATA --verify {rate}`, which mends it"
+        options = f"--verify --sample-rate {self.sample_rate}"
+        if self.frame_size:
+            options += f" --video --frame-size {self.frame_size}"
+        return f"run `melsearch prepare DATA {options}`, which mends it"
 
     def to_bytes(self) -> bytes:
         """Return the content of its file: a line of JSON, and a line with its checksum."""
         return seal(self.model_dump_json().encode())
+
+
+def frame_shape(frame_size: int) -> tuple[int, int, int, int, int]:
+    """Return the shape of a clip's frames: moments, frames of one, height, width, colours."""
+    return MOMENTS, FRAMES_PER_MOMENT, frame_size, frame_size, 3
 
 
 def seal(text: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 import numpy as np
 import torch
@@ -10,13 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.augment import build_augment
-from trainer.batches import evaluation_batches
+from trainer.batches import Batch, evaluation_batches
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 from trainer.device import autocast, eval_batch_size, upload
 from trainer.frontend import Frontend
+from trainer.fusion import AnyDetector
 from trainer.memory import halve_until_it_fits, must_fit
-from trainer.model import NUM_CLASSES, Detector
+from trainer.model import NUM_CLASSES
+from trainer.pictures import Pictures
 
 # Shape suffixes: N clips, W windows, B batch, C channels, M mel bands, F frames, K classes.
 
@@ -28,7 +29,7 @@ IMAGE_SHIFT = 8
 
 
 def predict_logits(
-    model: Detector,
+    model: AnyDetector,
     frontend: Frontend,
     clips: ClipSet,
     config: TrainConfig,
@@ -51,22 +52,22 @@ def predict_logits(
     shift = test_pass * GOLDEN_RATIO % 1
     batch_size = micro_batch = eval_batch_size(config.batch_size, device)
 
-    def score_inputs(inputs_B: NDArray[np.generic], size: int) -> Tensor:
-        return torch.cat(
-            [score_part(inputs_B[begin : begin + size]) for begin in range(0, len(inputs_B), size)]
-        )
+    def score_batch(batch: Batch, size: int) -> Tensor:
+        begins = range(0, len(batch.indices), size)
+        return torch.cat([score_part(batch, slice(begin, begin + size)) for begin in begins])
 
-    def score_part(inputs_B: NDArray[np.generic]) -> Tensor:
-        inputs = _vary(to_inputs(upload(inputs_B, device)), config, test_pass)
+    def score_part(batch: Batch, part: slice) -> Tensor:
+        inputs = _vary(to_inputs(upload(batch.inputs[part], device)), config, test_pass)
         image_BCMF = augment.evaluation_image(frontend(inputs))
-        return score(model, frontend.normalise(image_BCMF), config, device)
+        pictures = upload_pictures(batch.pictures, device, part)
+        return score(model, (frontend.normalise(image_BCMF), *pictures), config, device)
 
     logits_WK, indices_W = [], []
     with torch.inference_mode(), must_fit(config, device):
         for batch in evaluation_batches(clips, config, batch_size, shift):
             if should_stop():
                 return None
-            attempt = partial(score_inputs, batch.inputs)
+            attempt = partial(score_batch, batch)
             logits_BK, micro_batch = halve_until_it_fits(
                 attempt, len(batch.inputs), micro_batch, 1, device
             )
@@ -83,11 +84,34 @@ def to_inputs(inputs: Tensor) -> Tensor:
     return inputs.float() / 32768 if inputs.dtype == torch.int16 else inputs
 
 
-def score(model: Detector, image_BCMF: Tensor, config: TrainConfig, device: torch.device) -> Tensor:
-    """Return the model's logits (B, K) as float32, computed in the config's precision."""
+def upload_pictures(
+    pictures: Pictures | None, device: torch.device, part: slice = slice(None)
+) -> tuple[Tensor, ...]:
+    """Return a batch's frames in [0, 1], loudness and presence on the device, or nothing."""
+    if pictures is None:
+        return ()
+    frames, loudness, is_there = (upload(array[part], device) for array in pictures)
+    return frames.float() / 255, loudness, is_there
+
+
+def score(
+    model: AnyDetector, inputs: tuple[Tensor, ...], config: TrainConfig, device: torch.device
+) -> Tensor:
+    """Return the model's logits (B, K) as score_heads does, by all that it hears and sees."""
+    return score_heads(model, inputs, config, device)[0]
+
+
+def score_heads(
+    model: AnyDetector, inputs: tuple[Tensor, ...], config: TrainConfig, device: torch.device
+) -> list[Tensor]:
+    """Return the logits (B, K) of each head as float32, computed in the config's precision.
+
+    `inputs` are images (B, C, M, F) and, for a detector that sees, what upload_pictures returned.
+    """
+    image_BCMF, *pictures = inputs
     with autocast(config.precision, device):
-        logits_BK = model(image_BCMF.contiguous(memory_format=torch.channels_last))
-    return cast(Tensor, logits_BK).float()
+        heads = model.heads(image_BCMF.contiguous(memory_format=torch.channels_last), *pictures)
+    return [logits_BK.float() for logits_BK in heads]
 
 
 def _vary(inputs: Tensor, config: TrainConfig, test_pass: int) -> Tensor:

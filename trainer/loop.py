@@ -26,6 +26,7 @@ from trainer.inference import predict_logits
 from trainer.measures import summarize
 from trainer.memory import must_fit
 from trainer.model import count_parameters, reason_of
+from trainer.pictures import check_frames
 from trainer.snapshots import Position, Snapshot, Snapshots
 from trainer.training import Training
 
@@ -246,6 +247,7 @@ def _check_clips(config: TrainConfig, train: ClipSet, val: ClipSet | None) -> No
         if len(clips) < fewest:
             raise DataError(f"the {name} split needs at least {fewest} clips, got {len(clips)}")
         check_images(clips, config)
+        check_frames(clips, config)
 
 
 def _check_objective(objective: str) -> None:

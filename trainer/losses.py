@@ -6,6 +6,16 @@ from torch.nn import functional
 # Shape suffixes: B batch, K classes.
 
 
+STREAM_SHARE = 0.3
+"""Of each stream's own head, beside the loss of them together."""
+
+
+def find_heads_loss(heads: list[Tensor], targets_BK: Tensor, focal_gamma: float = 0.0) -> Tensor:
+    """Return the mean loss of the first head's logits (B, K), and a share of the others'."""
+    first, *others = (find_loss(logits_BK, targets_BK, focal_gamma) for logits_BK in heads)
+    return first + STREAM_SHARE * sum(others) if others else first
+
+
 def find_loss(logits_BK: Tensor, targets_BK: Tensor, focal_gamma: float = 0.0) -> Tensor:
     """Return the mean loss of a batch with soft targets.
 

@@ -46,6 +46,10 @@ class Detector(nn.Module):
             image_BCMF = functional.interpolate(image_BCMF, self.image_size, mode="bilinear")
         return cast(Tensor, self.backbone(image_BCMF))
 
+    def heads(self, image_BCMF: Tensor) -> list[Tensor]:
+        """Return what a training minimises the loss of: the logits alone."""
+        return [self(image_BCMF)]
+
 
 def build_model(config: TrainConfig, num_channels: int) -> Detector:
     """Return the detector of sound that the config names, as build_encoder does."""
@@ -134,6 +138,12 @@ def has_batch_norm(model: nn.Module) -> bool:
 def count_parameters(model: nn.Module) -> int:
     """Return the number of the model's weights, frozen ones included."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_features(backbone: nn.Module) -> int:
+    """Return how many features a timm model without classes answers with."""
+    features = getattr(backbone, "head_hidden_size", None) or cast(Any, backbone).num_features
+    return int(features)
 
 
 def reason_of(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -14,8 +15,6 @@ from trainer.blocks import checksum_blocks, count_blocks
 from trainer.decode import Outcome
 from trainer.durable import sync
 from trainer.index import (
-    IMAGE_BYTES,
-    IMAGE_FILE,
     INDEX_FILE,
     SAMPLE_BYTES,
     WAVEFORM_FILE,
@@ -35,7 +34,10 @@ class Entry(BaseModel, frozen=True, extra="forbid", strict=True):
     source_digest: str = ""
     sound_digest: str = ""
     sample_checksums: list[Checksum] = []
-    image_checksums: list[Checksum] = []
+    extra_checksums: dict[str, list[Checksum]] = {}
+    """Of what else is kept of it, by file."""
+    lacks: str = ""
+    """Which stream of it is missing: `sound`, `picture` or none of them."""
     reason: str = ""
     """Why the clip was rejected, if it was."""
 
@@ -56,14 +58,15 @@ class PartialCache:
     Only one process may have it open.
     """
 
-    def __init__(self, folder: Path, num_clips: int, *, with_images: bool) -> None:
+    def __init__(self, folder: Path, num_clips: int, extra_bytes: Mapping[str, int]) -> None:
+        """Take how many bytes of each clip lie in each file but that of the waveforms."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._num_clips = num_clips
-        self._image_bytes = IMAGE_BYTES if with_images else 0
-        self._waveforms, self._images, self._journal = (
-            _open_file(folder / name) for name in (WAVEFORM_FILE, IMAGE_FILE, JOURNAL_FILE)
-        )
+        self._extra_bytes = extra_bytes
+        self._waveforms = _open_file(folder / WAVEFORM_FILE)
+        self._extras = {name: _open_file(folder / name) for name in extra_bytes}
+        self._journal = _open_file(folder / JOURNAL_FILE)
         self.entries: list[Entry] = []
         """The fate of each clip so far, in order."""
         self._num_committed = 0
@@ -86,7 +89,7 @@ class PartialCache:
                 self._commit()
             with suppress(OSError):
                 self._roll_back(self._num_committed)
-        for file in (self._waveforms, self._images, self._journal):
+        for file in (*self._data_files(), self._journal):
             file.close()
 
     def add(self, outcome: Outcome) -> None:
@@ -95,14 +98,17 @@ class PartialCache:
             self.entries.append(Entry(reason=outcome))
         else:
             _write(self._waveforms, outcome.samples)
-            _write(self._images, outcome.image)
+            extras = {name: outcome.extras[name] for name in self._extras}
+            for name, file in self._extras.items():
+                _write(file, extras[name])
             self.entries.append(
                 Entry(
                     num_samples=len(outcome.samples) // SAMPLE_BYTES,
                     source_digest=outcome.source_digest,
                     sound_digest=outcome.sound_digest,
                     sample_checksums=checksum_blocks(outcome.samples),
-                    image_checksums=checksum_blocks(outcome.image),
+                    lacks=outcome.lacks,
+                    extra_checksums={k: checksum_blocks(data) for k, data in extras.items()},
                 )
             )
         if len(self.entries) - self._num_committed >= CLIPS_PER_COMMIT:
@@ -111,8 +117,6 @@ class PartialCache:
     def finish(self, index: Index, cache: Path) -> None:
         """Make it the finished cache, in one step, in the place of a damaged one if need be."""
         self._commit()
-        if not self._image_bytes:
-            (self._folder / IMAGE_FILE).unlink(missing_ok=True)
         with FileIO(self._folder / INDEX_FILE, "w") as file:
             _write(file, index.to_bytes())
             os.fsync(file.fileno())
@@ -126,9 +130,12 @@ class PartialCache:
         shutil.rmtree(damaged, ignore_errors=True)
         (cache / JOURNAL_FILE).unlink()
 
+    def _data_files(self) -> list[FileIO]:
+        return [self._waveforms, *self._extras.values()]
+
     def _commit(self) -> None:
-        os.fsync(self._waveforms.fileno())
-        os.fsync(self._images.fileno())
+        for file in self._data_files():
+            os.fsync(file.fileno())
         fresh = self.entries[self._num_committed :]
         lines = "".join(entry.model_dump_json() + "\n" for entry in fresh).encode()
         _write(self._journal, lines)
@@ -139,27 +146,36 @@ class PartialCache:
     def _recover(self) -> None:
         """Take up the journal's whole lines whose data is there; cut off the rest."""
         waveform_bytes = self._waveforms.seek(0, os.SEEK_END)
-        image_bytes = self._images.seek(0, os.SEEK_END)
+        num_extras = [
+            file.seek(0, os.SEEK_END) // self._extra_bytes[name]
+            for name, file in self._extras.items()
+        ]
+        num_whole, num_kept = min(num_extras, default=self._num_clips), 0
         self._journal.seek(0)
         for line in self._journal.readall().splitlines(keepends=True)[: self._num_clips]:
             entry = _parse_entry(line)
-            num_images = 0 if entry is None or entry.reason else count_blocks(self._image_bytes)
-            if entry is None or len(entry.image_checksums) != num_images:
+            if entry is None or not (entry.reason or self._has_extras(entry)):
                 break
             waveform_bytes -= entry.num_samples * SAMPLE_BYTES
-            image_bytes -= 0 if entry.reason else self._image_bytes
-            if waveform_bytes < 0 or image_bytes < 0:
+            num_kept += not entry.reason
+            if waveform_bytes < 0 or num_kept > num_whole:
                 break
             self.entries.append(entry)
             self._journal_bytes += len(line)
         self._num_committed = len(self.entries)
         self._roll_back(self._num_committed)
 
+    def _has_extras(self, entry: Entry) -> bool:
+        found = {name: len(checksums) for name, checksums in entry.extra_checksums.items()}
+        return found == {name: count_blocks(size) for name, size in self._extra_bytes.items()}
+
     def _roll_back(self, num_entries: int) -> None:
         """Cut the data files to so many entries, and the journal to what is committed."""
         del self.entries[num_entries:]
         _cut(self._waveforms, sum(entry.num_samples for entry in self.entries) * SAMPLE_BYTES)
-        _cut(self._images, sum(not entry.reason for entry in self.entries) * self._image_bytes)
+        num_kept = sum(not entry.reason for entry in self.entries)
+        for name, file in self._extras.items():
+            _cut(file, num_kept * self._extra_bytes[name])
         _cut(self._journal, self._journal_bytes)
 
 

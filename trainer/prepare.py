@@ -14,7 +14,7 @@ from pathlib import Path
 from trainer.dataset import MAX_SECONDS, SPLITS, Clip, Dataset, Reject, read_dataset
 from trainer.decode import DecodeSettings, decode_all
 from trainer.errors import DataError
-from trainer.index import IMAGE_FILE, WAVEFORM_FILE, Index, check_sizes, read_index
+from trainer.index import WAVEFORM_FILE, Index, check_sizes, read_index
 from trainer.partial import Entry, PartialCache
 
 CONTENT_VERSION = 1
@@ -56,6 +56,7 @@ def prepare(
     *,
     sample_rate: int = 16_000,
     notebook_images: bool = True,
+    frame_size: int = 0,
     anew: bool = False,
     num_processes: int | None = None,
     progress: Progress | None = None,
@@ -64,13 +65,14 @@ def prepare(
 
     Killed, it goes on where it was when called again; called twice at once, the second call waits
     for the first. By default it decodes on all cores. With `anew` it takes the place of the cache
-    that is there, whose readers keep their open files.
+    that is there, whose readers keep their open files. With a `frame_size`, in pixels, frames of
+    the picture are kept as well, and a clip that has only a picture counts as a silent one.
 
     Raises:
         DataError: the data can't be used, or the cache can't be written.
     """
     dataset = read_dataset(root)
-    settings = DecodeSettings(sample_rate, notebook_images)
+    settings = DecodeSettings(sample_rate, notebook_images, frame_size)
     cache = cache_root / _fingerprint_inputs(dataset.clips, settings)
     index = None if anew else _find_index(cache)
     reused = index is not None
@@ -93,7 +95,7 @@ def _build(
     progress: Progress | None,
 ) -> Index:
     with PartialCache(
-        cache.with_suffix(".partial"), len(dataset.clips), with_images=settings.notebook_images
+        cache.with_suffix(".partial"), len(dataset.clips), settings.extra_bytes
     ) as partial:
         todo = [clip.path for clip in dataset.clips[len(partial.entries) :]]
         with closing(decode_all(todo, settings, min(num_processes, len(todo) or 1))) as outcomes:
@@ -111,20 +113,21 @@ def _make_index(dataset: Dataset, settings: DecodeSettings, entries: Sequence[En
     fates = list(zip(dataset.clips, entries, strict=True))
     kept = [(clip, entry) for clip, entry in fates if not entry.reason]
     checksums = {WAVEFORM_FILE: [part for _, entry in kept for part in entry.sample_checksums]}
-    if settings.notebook_images:
-        checksums[IMAGE_FILE] = [part for _, entry in kept for part in entry.image_checksums]
+    for name in settings.extra_bytes:
+        checksums[name] = [part for _, entry in kept for part in entry.extra_checksums[name]]
     return Index(
         root=os.fsencode(dataset.root.resolve()).decode("utf-8", "backslashreplace"),
         data_fingerprint=_fingerprint_data(kept, settings),
         sample_rate=settings.sample_rate,
         notebook_images=settings.notebook_images,
+        frame_size=settings.frame_size,
         splits=[clip.split for clip, _ in kept],
         names=[clip.name for clip, _ in kept],
         targets=[clip.target for clip, _ in kept],
         num_samples=[entry.num_samples for _, entry in kept],
         checksums=checksums,
         rejects=[(clip.split, clip.name, entry.reason) for clip, entry in fates if entry.reason],
-        warnings=_compare_sounds(kept),
+        warnings=[*_compare_sounds(kept), *_count_lacks(kept)],
     )
 
 
@@ -158,9 +161,10 @@ def _fingerprint_data(kept: Sequence[tuple[Clip, Entry]], settings: DecodeSettin
 
     Of the files' bytes, not of the samples: decoders may differ in the last bit between processors.
     """
-    digest = hashlib.sha256(
-        json.dumps([CONTENT_VERSION, MAX_SECONDS, settings.sample_rate]).encode()
-    )
+    facts: list[object] = [CONTENT_VERSION, MAX_SECONDS, settings.sample_rate]
+    if settings.frame_size:
+        facts.append(settings.frame_size)
+    digest = hashlib.sha256(json.dumps(facts).encode())
     for clip, entry in kept:
         facts = [clip.split, clip.name, clip.target, entry.source_digest]
         digest.update(json.dumps(facts).encode())
@@ -171,7 +175,8 @@ def _compare_sounds(kept: Sequence[tuple[Clip, Entry]]) -> list[str]:
     """Return warnings of equal sounds where they mislead: across splits, or under both labels."""
     groups: defaultdict[str, list[Clip]] = defaultdict(list)
     for clip, entry in kept:
-        groups[entry.sound_digest].append(clip)
+        if entry.lacks != "sound":
+            groups[entry.sound_digest].append(clip)
     across = [clips for clips in groups.values() if len({clip.split for clip in clips}) > 1]
     torn = [clips for clips in groups.values() if len({clip.target for clip in clips}) > 1]
     warnings = []
@@ -182,6 +187,16 @@ def _compare_sounds(kept: Sequence[tuple[Clip, Entry]]) -> list[str]:
                 f"the same sound is {fault}, {len(clips)} times; for one, "
                 f"{first.split} {first.name!r} and {last.split} {last.name!r}"
             )
+    return warnings
+
+
+def _count_lacks(kept: Sequence[tuple[Clip, Entry]]) -> list[str]:
+    """Return a warning for each stream that clips lack."""
+    warnings = []
+    for stream in ("sound", "picture"):
+        names = [clip.name for clip, entry in kept if entry.lacks == stream]
+        if names:
+            warnings.append(f"{len(names)} clips have no {stream}; for one, {names[0]!r}")
     return warnings
 
 

@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.cache import IMAGE_SHAPE, ClipSet
+from trainer.config import TrainConfig
 from trainer.decode import DecodedClip, DecodeSettings, decode_all
 from trainer.folder import LoadedDetector
+from trainer.index import frame_shape
 from trainer.inference import predict_logits
 
 # Shape suffixes: N clips, S samples of all clips one after the other, K classes.
@@ -39,7 +41,7 @@ def score_files(
     `tta` passes over shifted windows, at other levels, are averaged.
     """
     config = detector.config
-    settings = DecodeSettings(config.sample_rate, config.frontend == "notebook")
+    settings = decode_settings(config)
     num_processes = min(num_processes or len(os.sched_getaffinity(0)), max(1, len(paths)))
     waiting: dict[Path, DecodedClip] = {}
     failed: dict[Path, Logits | str] = {}
@@ -50,7 +52,7 @@ def score_files(
                 failed[path] = outcome
             else:
                 waiting[path] = outcome
-                size_bytes += len(outcome.samples) + len(outcome.image)
+                size_bytes += len(outcome.samples) + len(outcome.image) + len(outcome.frames)
             if len(waiting) == CLIPS_AT_ONCE or size_bytes >= MAX_WAITING_BYTES:
                 yield failed | _score(detector, waiting, tta, device)
                 waiting, failed, size_bytes = {}, {}, 0
@@ -63,7 +65,8 @@ def _score(
     """Return the logits of decoded clips."""
     if not clips:
         return {}
-    clip_set = gather(list(clips.values()), [path.name for path in clips])
+    frame_size = decode_settings(detector.config).frame_size
+    clip_set = gather(list(clips.values()), [path.name for path in clips], frame_size)
     passes = [
         predict_logits(
             detector.model, detector.frontend, clip_set, detector.config, device, test_pass=number
@@ -74,10 +77,17 @@ def _score(
     return dict(zip(clips, logits_NK, strict=True))
 
 
-def gather(clips: Sequence[DecodedClip], names: list[str]) -> ClipSet:
+def decode_settings(config: TrainConfig) -> DecodeSettings:
+    """Return what a detector of this config reads of a file."""
+    frame_size = 0 if config.modality == "audio" else config.frame_size
+    return DecodeSettings(config.sample_rate, config.frontend == "notebook", frame_size)
+
+
+def gather(clips: Sequence[DecodedClip], names: list[str], frame_size: int = 0) -> ClipSet:
     """Return decoded clips as a set that a model can score."""
     num_samples = [len(clip.samples) // 2 for clip in clips]
     images = np.frombuffer(b"".join(clip.image for clip in clips), np.uint8)
+    frames = np.frombuffer(b"".join(clip.frames for clip in clips), np.uint8)
     return ClipSet(
         names=names,
         targets=np.zeros(len(clips), np.int64),
@@ -85,4 +95,5 @@ def gather(clips: Sequence[DecodedClip], names: list[str]) -> ClipSet:
         offsets=np.array(list(accumulate(num_samples, initial=0))[:-1], np.int64),
         samples_S=np.frombuffer(b"".join(clip.samples for clip in clips), "<i2"),
         images=images.reshape(-1, *IMAGE_SHAPE) if len(images) else None,
+        frames=frames.reshape(-1, *frame_shape(frame_size)) if len(frames) else None,
     )

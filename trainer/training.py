@@ -13,21 +13,26 @@ from torch.nn import functional
 
 from trainer import device as devices
 from trainer.augment import build_augment
-from trainer.batches import Batch, count_steps, read_inputs, training_batches
+from trainer.batches import Batch, count_steps, read_batch, training_batches
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 from trainer.errors import ModelError, TrainingDivergedError
 from trainer.faults import is_out_of_memory
 from trainer.frontend import build_frontend
+from trainer.fusion import AnyDetector, build_detector
 from trainer.history import Progress
-from trainer.inference import predict_logits, score, to_inputs
-from trainer.losses import find_loss
+from trainer.inference import (
+    predict_logits,
+    score,
+    score_heads,
+    to_inputs,
+    upload_pictures,
+)
+from trainer.losses import find_heads_loss
 from trainer.measures import summarize
 from trainer.memory import halve_until_it_fits
 from trainer.model import (
     NUM_CLASSES,
-    Detector,
-    build_model,
     freeze_backbones,
     has_batch_norm,
     to_channels_last,
@@ -40,6 +45,7 @@ from trainer.optim import (
     restore_optimizer,
     set_learning_rate,
 )
+from trainer.pictures import drop_streams, vary
 
 # Shape suffixes: B batch, C channels, M mel bands, F frames, N clips, K classes.
 
@@ -61,7 +67,7 @@ class Training:
         self.frontend = build_frontend(config).to(device)
         self.augment = build_augment(config)
         torch.manual_seed(config.seed)
-        model = build_model(config, self.frontend.num_channels).to(device)
+        model = build_detector(config, self.frontend.num_channels).to(device)
         self.model = to_channels_last(model)
         fused = devices.prefers_fused_optimizer(device)
         self.optimizer = build_optimizer(self.model, config, fused=fused)
@@ -79,7 +85,7 @@ class Training:
         self._try_model()
 
     @property
-    def evaluated(self) -> Detector:
+    def evaluated(self) -> AnyDetector:
         """The model that is evaluated and kept: the average of the weights if there is one."""
         return self.model if self.average is None else self.average.model
 
@@ -134,10 +140,12 @@ class Training:
             ModelError: it can't read images of the frontend's size.
         """
         first = np.zeros(1, np.int64)
-        inputs = devices.upload(read_inputs(self.train, self.config, first, first), self.device)
-        image_BCMF = self.frontend.normalise(self.frontend(to_inputs(inputs)))
+        batch = read_batch(self.train, self.config, first, first)
+        inputs = to_inputs(devices.upload(batch.inputs, self.device))
+        image_BCMF = self.frontend.normalise(self.frontend(inputs))
+        pictures = upload_pictures(batch.pictures, self.device)
         try:
-            score(self.model.eval(), image_BCMF, self.config, self.device)
+            score(self.model.eval(), (image_BCMF, *pictures), self.config, self.device)
         except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
             if is_out_of_memory(error):
                 raise
@@ -172,8 +180,8 @@ class Training:
         dropout_seed, augment_seed = _step_seeds(config.seed, epoch, step)
         self.generator.manual_seed(augment_seed)
         set_learning_rate(self.optimizer, learning_rate(config, epoch, step, self.num_steps))
-        image_BCMF, targets_BK = self._read_batch(batch)
-        loss = self._find_gradients(image_BCMF, targets_BK, dropout_seed)
+        inputs, targets_BK = self._read_batch(batch)
+        loss = self._find_gradients(inputs, targets_BK, dropout_seed)
         if config.grad_clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         self.optimizer.step()
@@ -181,7 +189,7 @@ class Training:
             self.average.update(self.model, (epoch - 1) * self.num_steps + step + 1)
         self.losses.append((loss, len(batch.indices)))
 
-    def _find_gradients(self, image_BCMF: Tensor, targets_BK: Tensor, seed: int) -> Tensor:
+    def _find_gradients(self, inputs: tuple[Tensor, ...], targets_BK: Tensor, seed: int) -> Tensor:
         """Return the batch's mean loss, and leave its gradients, from micro-batches that fit."""
         buffers = list(self.model.buffers())
         before = [x.clone() for x in buffers]
@@ -192,37 +200,37 @@ class Training:
                     buffer.copy_(value)
             self.optimizer.zero_grad()
             torch.manual_seed(seed)
-            return self._add_gradients(image_BCMF, targets_BK, micro_batch)
+            return self._add_gradients(inputs, targets_BK, micro_batch)
 
         loss, self.progress.micro_batch = halve_until_it_fits(
             attempt,
-            len(image_BCMF),
+            len(targets_BK),
             self.progress.micro_batch,
             self.smallest_micro_batch,
             self.device,
         )
         return loss
 
-    def _add_gradients(self, image_BCMF: Tensor, targets_BK: Tensor, micro_batch: int) -> Tensor:
+    def _add_gradients(
+        self, inputs: tuple[Tensor, ...], targets_BK: Tensor, micro_batch: int
+    ) -> Tensor:
         """Add up gradients of micro-batches of nearly equal size; return the batch's mean loss."""
-        num_images = len(image_BCMF)
+        num_images = len(targets_BK)
         num_parts = math.ceil(num_images / micro_batch)
         num_parts = max(1, min(num_parts, num_images // self.smallest_micro_batch))
         total = torch.zeros((), device=self.device)
-        parts = zip(
-            image_BCMF.tensor_split(num_parts), targets_BK.tensor_split(num_parts), strict=True
-        )
-        for part_BCMF, part_BK in parts:
-            logits_BK = score(self.model, part_BCMF, self.config, self.device)
-            loss = find_loss(logits_BK, part_BK, self.config.focal_gamma)
+        parts = zip(*(x.tensor_split(num_parts) for x in (*inputs, targets_BK)), strict=True)
+        for *part, part_BK in parts:
+            heads = score_heads(self.model, tuple(part), self.config, self.device)
+            loss = find_heads_loss(heads, part_BK, self.config.focal_gamma)
             loss = loss * (len(part_BK) / num_images)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
 
     @torch.no_grad()
-    def _read_batch(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the augmented, normalised images and the soft targets of a batch."""
+    def _read_batch(self, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return what the model reads of a batch, augmented, and the soft targets."""
         inputs = to_inputs(devices.upload(batch.inputs, self.device))
         targets_B = self.targets_N[devices.upload(batch.indices, self.device)]
         targets_BK = functional.one_hot(targets_B, NUM_CLASSES).float()
@@ -231,7 +239,21 @@ class Training:
         inputs = self.augment.waveform(inputs, self.generator)
         image_BCMF = self._make_images(inputs)
         image_BCMF, targets_BK = self.augment.image(image_BCMF, targets_BK, self.generator)
-        return self.frontend.normalise(image_BCMF), targets_BK
+        image_BCMF = self.frontend.normalise(image_BCMF)
+        return (image_BCMF, *self._read_pictures(batch)), targets_BK
+
+    def _read_pictures(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return what the model sees of a batch, augmented; nothing if it only hears."""
+        pictures = upload_pictures(batch.pictures, self.device)
+        if not pictures:
+            return pictures
+        frames_BPDSSC, loudness_BPL, is_there_B2 = pictures
+        if self.config.augmentation != "none":
+            frames_BPDSSC = vary(frames_BPDSSC, self.config.strength, self.generator)
+        share = self.config.modality_dropout
+        if share and self.config.modality == "both":
+            is_there_B2 = drop_streams(is_there_B2, share, self.generator)
+        return frames_BPDSSC, loudness_BPL, is_there_B2
 
     def _make_images(self, inputs: Tensor) -> Tensor:
         """Return the inputs' images, made from as many at once as fit."""

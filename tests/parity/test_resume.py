@@ -49,6 +49,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "focal_gamma": 2.0,
         "weight_decay": 0.05,
     },
+    "both-streams": {
+        "modality": "both",
+        "video_backbone": "test_convnext",
+        "frame_size": 32,
+        "modality_dropout": 0.5,
+        "synchrony": True,
+        "augmentation": "full",
+    },
     "notebook": {"frontend": "notebook", "augmentation": "notebook", "optimizer": "adam"},
 }
 
@@ -61,10 +69,11 @@ def train(
 ) -> FitResult:
     """Train on 14 clips, evaluate on 6: 4 steps an epoch, as the last batch has 2."""
     images = config.frontend == "notebook"
+    frame_size = 0 if config.modality == "audio" else config.frame_size
     return fit(
         config,
-        make_clips(14, seed=1, images=images),
-        make_clips(6, seed=2, images=images),
+        make_clips(14, seed=1, images=images, frame_size=frame_size),
+        make_clips(6, seed=2, images=images, frame_size=frame_size),
         folder=folder,
         device=CPU,
         should_stop=should_stop,

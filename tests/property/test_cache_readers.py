@@ -18,7 +18,15 @@ from trainer.blocks import BLOCK_BYTES, checksum_blocks
 from trainer.cache import ClipSet, WaveformCache, find_damage, list_caches, list_damaged
 from trainer.decode import DecodedClip
 from trainer.errors import CacheDamagedError, DataError
-from trainer.index import IMAGE_BYTES, IMAGE_FILE, INDEX_FILE, WAVEFORM_FILE, Index, seal
+from trainer.index import (
+    FRAME_FILE,
+    IMAGE_BYTES,
+    IMAGE_FILE,
+    INDEX_FILE,
+    WAVEFORM_FILE,
+    Index,
+    seal,
+)
 from trainer.partial import JOURNAL_FILE, PartialCache
 
 SPLITS = ["train", "train", "val", "val"]
@@ -31,10 +39,13 @@ ODD = (
     | st.sampled_from([-1, 0, 1, 9, 2**31, 2**63, 10**400, 1e400, "train", "val", [], {}])
     | st.lists(st.integers(-1, 2**64), min_size=4, max_size=7)
 )
+EXTRAS = st.dictionaries(
+    st.sampled_from([IMAGE_FILE, FRAME_FILE, "x"]), st.lists(st.integers(-1, 2**32), max_size=2)
+)
 REJECTED = b'{"reason":"silent"}'
 KEPT = (
     b'{"num_samples":5,"source_digest":"s","sound_digest":"d","sample_checksums":[1],'
-    b'"image_checksums":[1]}'
+    b'"extra_checksums":{"images.u8":[1]}}'
 )
 
 
@@ -57,7 +68,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("root") / ("0" * 32)
     clips = [DecodedClip(rng.bytes(2 * n), rng.bytes(IMAGE_BYTES), "s", "d") for n in LENGTHS]
-    with PartialCache(path.with_suffix(".partial"), len(clips), with_images=True) as partial:
+    with PartialCache(
+        path.with_suffix(".partial"), len(clips), {IMAGE_FILE: IMAGE_BYTES}
+    ) as partial:
         for clip in clips:
             partial.add(clip)
         index = Index(
@@ -223,7 +236,7 @@ def test_file_cut_off_behind_a_reader_is_read_right_or_refused(
                 "source_digest": st.text(max_size=3) | ODD,
                 "sound_digest": st.text(max_size=3) | ODD,
                 "sample_checksums": st.lists(st.integers(-1, 2**32), max_size=2) | ODD,
-                "image_checksums": st.lists(st.integers(-1, 2**32), max_size=2) | ODD,
+                "extra_checksums": EXTRAS | ODD,
                 "reason": st.text(max_size=3) | ODD,
                 "more": ODD,
             },
@@ -234,7 +247,7 @@ def test_file_cut_off_behind_a_reader_is_read_right_or_refused(
                 "source_digest": st.sampled_from(["", "s"]),
                 "sound_digest": st.sampled_from(["", "s"]),
                 "sample_checksums": st.sampled_from([[], [1]]),
-                "image_checksums": st.sampled_from([[], [1]]),
+                "extra_checksums": st.sampled_from([{}, {IMAGE_FILE: []}, {IMAGE_FILE: [1]}]),
                 "reason": st.sampled_from(["", "silent"]),
             }
         ).map(lambda fields: json.dumps(fields).encode())
@@ -253,12 +266,12 @@ def test_any_journal_is_believed_as_far_as_it_fits(
     (folder / JOURNAL_FILE).write_bytes(b"\n".join(lines) + b"\n")
     (folder / WAVEFORM_FILE).write_bytes(bytes(size_bytes))
     (folder / IMAGE_FILE).write_bytes(bytes(num_images * IMAGE_BYTES))
-    with PartialCache(folder, 4, with_images=True) as partial:
+    with PartialCache(folder, 4, {IMAGE_FILE: IMAGE_BYTES}) as partial:
         entries = list(partial.entries)
     assert len(entries) <= 4
     kept = [entry for entry in entries if not entry.reason]
     assert (folder / WAVEFORM_FILE).stat().st_size == 2 * sum(x.num_samples for x in kept)
     assert (folder / IMAGE_FILE).stat().st_size == len(kept) * IMAGE_BYTES
     assert all(entry.num_samples and entry.source_digest for entry in kept)
-    with PartialCache(folder, 4, with_images=True) as partial:
+    with PartialCache(folder, 4, {IMAGE_FILE: IMAGE_BYTES}) as partial:
         assert partial.entries == entries

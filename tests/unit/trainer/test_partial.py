@@ -16,7 +16,10 @@ def clip(num_samples: int) -> DecodedClip:
 
 def build(folder: Path) -> None:
     """Leave a construction behind that was stopped after three clips."""
-    with pytest.raises(KeyboardInterrupt), PartialCache(folder, 99, with_images=True) as partial:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        PartialCache(folder, 99, {IMAGE_FILE: IMAGE_BYTES}) as partial,
+    ):
         partial.add(clip(10))
         partial.add("silent")
         partial.add(clip(5))
@@ -25,7 +28,7 @@ def build(folder: Path) -> None:
 
 def lengths(folder: Path) -> list[int]:
     """Reopen, and return the samples of each entry."""
-    with PartialCache(folder, 99, with_images=True) as partial:
+    with PartialCache(folder, 99, {IMAGE_FILE: IMAGE_BYTES}) as partial:
         return [entry.num_samples for entry in partial.entries]
 
 
@@ -51,7 +54,7 @@ def test_torn_end_of_the_journal_is_dropped(tmp_path: Path, tail: bytes) -> None
 def test_journal_of_more_clips_than_there_are_is_cut_off(tmp_path: Path) -> None:
     """Lines that can't be of these data are not believed."""
     build(tmp_path)
-    with PartialCache(tmp_path, 2, with_images=True) as partial:
+    with PartialCache(tmp_path, 2, {IMAGE_FILE: IMAGE_BYTES}) as partial:
         assert [entry.num_samples for entry in partial.entries] == [10, 0]
     assert lengths(tmp_path) == [10, 0]
 
@@ -77,7 +80,7 @@ def test_journal_ahead_of_the_data_is_not_believed(tmp_path: Path, name: str, si
 
 def test_commits_in_between_are_on_the_disk(tmp_path: Path) -> None:
     """A kill, which runs no clean-up, loses the clips since the last commit alone."""
-    partial = PartialCache(tmp_path / "a", 99, with_images=True)
+    partial = PartialCache(tmp_path / "a", 99, {IMAGE_FILE: IMAGE_BYTES})
     for _ in range(partial_module.CLIPS_PER_COMMIT + 3):
         partial.add(clip(1))
     for name in (WAVEFORM_FILE, IMAGE_FILE, JOURNAL_FILE):  # as the kill would find them

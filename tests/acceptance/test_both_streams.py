@@ -1,0 +1,57 @@
+"""A search over what the detector hears and sees, and its winner on files that lack a stream."""
+
+import csv
+import json
+import shutil
+
+import av
+
+from storage.embedded import embedded_server
+from tests.command import TINY_STUDY, succeed, user_folder
+from tests.media import write_silent_picture
+
+SEEING = """
+modality = "both"
+video_backbone = "test_resnet"
+frame_size = 32
+synchrony = true
+modality_dropout = 0.3
+"""
+
+
+def test_search_over_both_streams_ends_in_a_submission() -> None:
+    """`up` prepares frames, a trial is trained as the final model, and files lack a stream."""
+    assert "[training]\n" in TINY_STUDY
+    study = TINY_STUDY.replace("[training]\n", "[training]\n" + SEEING.lstrip())
+    with user_folder() as folder, embedded_server(folder / ".melsearch" / "postgres"):
+        succeed(folder, "sample-data", "demo", "--clips", "12", "--seed", "1")
+        (folder / "study.toml").write_text(study)
+        succeed(folder, "up", "study.toml", "--data", "demo", "--port", "0")
+        succeed(folder, "export", "tiny", "--trial", "1")
+        assert 'modality = "both"' in (folder / "best.toml").read_text()
+        succeed(folder, "train", "best.toml")
+        clips = sorted((folder / "demo" / "valset").iterdir())[:2]
+        files = folder / "files"
+        files.mkdir()
+        shutil.copy(clips[0], files / "whole.mp4")
+        copy_sound(str(clips[1]), str(files / "deaf.m4a"))
+        write_silent_picture(files / "mute.mp4")
+        succeed(folder, "predict", "model", "files")
+        with (folder / "submission.csv").open() as file:
+            rows = {row["video_name"]: float(row["y_pred"]) for row in csv.DictReader(file)}
+        assert set(rows) == {"whole.mp4", "deaf.m4a", "mute.mp4"}
+        assert len(set(rows.values())) == 3
+        succeed(folder, "evaluate", "model", "demo")
+        metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())
+        assert metrics
+
+
+def copy_sound(source: str, target: str) -> None:
+    """Copy a video's sound alone into another file."""
+    with av.open(source) as given, av.open(target, "w") as made:
+        track = given.streams.audio[0]
+        stream = made.add_stream_from_template(track)
+        for packet in given.demux(track):
+            if packet.dts is not None:
+                packet.stream = stream
+                made.mux(packet)

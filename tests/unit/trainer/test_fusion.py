@@ -1,0 +1,120 @@
+"""Detectors that see: their streams, what is missing, the lag between picture and sound."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.clips import tiny_config
+from trainer.config import TrainConfig
+from trainer.fusion import FusedDetector, Synchrony, build_detector
+from trainer.index import FRAMES_PER_MOMENT, MOMENTS
+from trainer.pictures import LAG_SECONDS, loudness
+
+SIZE = 32
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def config(**values: object) -> TrainConfig:
+    return tiny_config(
+        **{"modality": "both", "video_backbone": "test_resnet", "frame_size": SIZE, **values}
+    )
+
+
+def detector(**values: object) -> FusedDetector:
+    torch.manual_seed(0)
+    built = build_detector(config(**values), 1).eval()
+    assert isinstance(built, FusedDetector)
+    return built
+
+
+def inputs(num_clips: int = 3) -> Inputs:
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.rand(num_clips, *shape, generator=generator)
+
+    return (
+        noise(1, 64, 64),
+        noise(MOMENTS, FRAMES_PER_MOMENT, SIZE, SIZE, 3),
+        noise(MOMENTS, len(LAG_SECONDS)),
+        torch.ones(num_clips, 2, dtype=torch.bool),
+    )
+
+
+@pytest.mark.parametrize("fusion", ["gated", "concat"])
+@pytest.mark.parametrize("stream", [0, 1])
+def test_what_is_in_a_missing_stream_changes_nothing(fusion: str, stream: int) -> None:
+    """A clip without sound or picture gets the same finite logits, whatever stands in for it."""
+    model = detector(fusion=fusion, synchrony=True)
+    image, frames, levels, is_there = inputs()
+    is_there[:, stream] = False
+    other = [image, frames, levels]
+    other[stream] = torch.zeros_like(other[stream])
+    before = model(image, frames, levels, is_there)
+    assert before.isfinite().all()
+    assert torch.equal(before, model(*other, is_there))
+    assert not torch.allclose(before, model(image, frames, levels, torch.ones_like(is_there)))
+
+
+def test_each_stream_has_a_head_of_its_own() -> None:
+    """The sound's head looks at no picture, the picture's at no sound, the first one at both."""
+    model = detector()
+    image, frames, levels, is_there = inputs()
+    both, heard, seen = model.heads(image, frames, levels, is_there)
+    deaf = model.heads(torch.zeros_like(image), frames, levels, is_there)
+    blind = model.heads(image, torch.zeros_like(frames), levels, is_there)
+    assert torch.equal(deaf[2], seen)
+    assert torch.equal(blind[1], heard)
+    assert not torch.equal(deaf[0], both)
+    assert not torch.equal(blind[0], both)
+
+
+def test_picture_alone_needs_no_sound() -> None:
+    """With modality video there is nothing that hears, and one head."""
+    model = detector(modality="video", synchrony=True)
+    image, frames, levels, is_there = inputs()
+    assert (model.audio, model.synchrony, len(model.backbones)) == (None, None, 1)
+    (logits,) = model.heads(image, frames, levels, is_there)
+    assert torch.equal(logits, model(torch.zeros_like(image), frames, levels, is_there))
+
+
+def test_concat_has_no_gate() -> None:
+    """The notebook's plain concatenation: the head reads both streams' features as they are."""
+    assert detector(fusion="concat").gate is None
+    assert detector(fusion="gated").gate is not None
+
+
+@pytest.mark.parametrize("lag", [-0.25, 0.0, 1 / 3])
+def test_synchrony_finds_the_lag(lag: float) -> None:
+    """A picture whose brightness follows the sound `lag` later is correlated most at that lag."""
+    sample_rate, seconds = 8000, 4.0
+    rng = np.random.default_rng(0)
+    grid = np.arange(-1, seconds + 1, 1 / 12)
+    level = rng.random(len(grid)) ** 2
+
+    def level_at(times: np.ndarray) -> np.ndarray:
+        return np.interp(times, grid, level)
+
+    times = np.arange(0, seconds, 1 / sample_rate)
+    wave = level_at(times) * rng.choice([-1.0, 1.0], len(times)) * 10_000
+    moments = (np.arange(MOMENTS) + 0.5) / MOMENTS * seconds
+    brightness = torch.from_numpy(np.log10(level_at(moments + lag) ** 2 + 1e-4)).float()
+    frames = brightness[None, :, None, None, None, None].expand(-1, -1, 2, SIZE, SIZE, 3)
+    levels = torch.from_numpy(loudness(wave.astype(np.int16), sample_rate)).float()[None]
+    torch.manual_seed(0)
+    correlation = Synchrony().correlate(frames, levels).abs().mean(dim=(0, 1))
+    found = LAG_SECONDS[int(correlation.argmax())]
+    assert abs(found - lag) <= 1 / 12
+
+
+def test_silence_and_stills_give_finite_features() -> None:
+    """Where nothing moves or sounds there is no correlation, and its gradient is finite."""
+    synchrony = Synchrony()
+    frames = torch.full((2, MOMENTS, 2, SIZE, SIZE, 3), 0.5)
+    levels = torch.full((2, MOMENTS, len(LAG_SECONDS)), -6.0)
+    assert synchrony.correlate(frames, levels).abs().max() < 1e-3
+    synchrony(frames, levels).sum().backward()
+    for parameter in synchrony.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()

@@ -1,19 +1,22 @@
 """Measure what each step from the notebook's recipe to ours is worth, side by side in one run.
 
-Every row changes a few values of the row that it builds on. All train from random weights, with the
-same seeds for as many epochs, and are scored after their last epoch on the whole validation split:
-no epoch is picked for its score. What is done is kept in WORK, so the same command goes on where it
-was, and a row that was changed is trained anew.
+Every row changes a few values of the row that it builds on: the one before, but for those that are
+measured and not built on. All train from random weights, with the same seeds for as many epochs,
+and are scored after their last epoch on the whole validation split: no epoch is picked for its
+score. What is done is kept in WORK, so the same command goes on where it was, and a row that was
+changed is trained anew. With several jobs each training has its share of the cores.
 
 .venv/bin/python -m benchmarks.detector DATA --work build/detector --out docs/detector.md
 """
 
 import argparse
 import hashlib
+import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +25,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from search.progress import Progress, show_progress
+from search.progress import show_progress
 from trainer.cache import ClipSet, WaveformCache
 from trainer.config import TrainConfig, notebook_recipe
 from trainer.frontend import build_frontend
+from trainer.fusion import build_detector
 from trainer.inference import predict_logits
 from trainer.intervals import Interval, estimate, estimate_difference, words_of
 from trainer.loop import fit
 from trainer.manifest import find_manifest
 from trainer.measures import MEASURES, Measure, to_log_odds
-from trainer.model import build_model, to_channels_last
+from trainer.model import to_channels_last
 from trainer.objectives import Objective
 from trainer.prepare import prepare
 from trainer.snapshots import load_best
@@ -46,10 +50,11 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Step:
-    """One row: what it changes of the row before."""
+    """One row: what it changes of the row that it builds on."""
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
+    is_built_on: bool = True
 
 
 STEPS = (
@@ -77,17 +82,39 @@ STEPS = (
     ),
     Step("a smaller backbone", {"backbone": "resnet10t"}),
     Step("masks, shifts and gain", {"augmentation": "spec", "strength": 0.5}),
-    Step("fine high frequencies", {"frontend": "logstft", "n_fft": 320, "normalisation": "set"}),
-    Step("rooms, noise, bands and clipping", {"augmentation": "channel"}),
-    Step("RawBoost, mixup and cutmix", {"augmentation": "full"}),
+    Step(
+        "fine high frequencies",
+        {"frontend": "logstft", "n_fft": 320, "normalisation": "set"},
+        is_built_on=False,
+    ),
+    Step("rooms, noise, bands and clipping", {"augmentation": "channel"}, is_built_on=False),
+    Step("RawBoost, mixup and cutmix", {"augmentation": "full"}, is_built_on=False),
+    Step("the picture alone", {"modality": "video"}, is_built_on=False),
+    Step("picture and sound, side by side", {"modality": "both", "fusion": "concat"}),
+    Step("a gate between them", {"fusion": "gated"}),
+    Step("streams that are missing at times", {"modality_dropout": 0.2}),
+    Step("the lag between them", {"synchrony": True}),
 )
+FRAME_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A step as a training."""
+
+    number: int
+    """From 1."""
+    on: int
+    """The number of the recipe that it builds on; 0 for none."""
+    name: str
+    config: TrainConfig
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a step came to, over all seeds."""
+    """What a recipe came to, over all seeds."""
 
-    name: str
+    recipe: Recipe
     log_odds_NS: NDArray[np.float64]
     seconds: float
     """Of training, a seed."""
@@ -103,18 +130,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/detector.md"))
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=len(STEPS), help="only so many rows")
+    parser.add_argument("--rows", type=int, nargs="*", help="only these, counted from 1")
+    parser.add_argument("--jobs", type=int, default=1, help="so many trainings at once")
     arguments = parser.parse_args()
     with show_progress("decode") as progress:
         report = prepare(
             arguments.data, arguments.work / "cache", sample_rate=SAMPLE_RATE,
-            notebook_images=True, progress=progress,
+            notebook_images=True, frame_size=FRAME_SIZE, progress=progress,
         )  # fmt: skip
     cache = WaveformCache.open(report.cache)
-    rows = [
-        _measure(name, config, arguments.seeds, cache, arguments.work)
-        for name, config in recipes(arguments.steps, arguments.epochs)
+    chosen = [x for x in recipes(arguments.epochs) if x.number in (arguments.rows or [x.number])]
+    seeded = [
+        recipe.config.model_copy(update={"seed": seed})
+        for seed in range(arguments.seeds)
+        for recipe in chosen
     ]
+    _train_all(seeded, cache, arguments.work, arguments.jobs)
+    rows = [_read(recipe, arguments.seeds, cache, arguments.work) for recipe in chosen]
     val = cache.split("val")
     text = to_markdown(rows, val.targets, _tells(arguments.data, val), arguments.epochs)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -122,52 +154,70 @@ def main() -> None:
     print(text)
 
 
-def recipes(num_steps: int, epochs: int) -> Iterator[tuple[str, TrainConfig]]:
-    """Yield the rows' names and configs, each building on the one before."""
-    values = notebook_recipe().model_dump() | {"epochs": epochs, "sample_rate": SAMPLE_RATE}
-    for step in STEPS[:num_steps]:
-        values |= step.changes
-        yield step.name, TrainConfig.model_validate(values)
+def recipes(epochs: int) -> Iterator[Recipe]:
+    """Yield what each step trains."""
+    values = notebook_recipe().model_dump() | {
+        "epochs": epochs, "sample_rate": SAMPLE_RATE, "frame_size": FRAME_SIZE,
+    }  # fmt: skip
+    on = 0
+    for number, step in enumerate(STEPS, 1):
+        changed = values | step.changes
+        yield Recipe(number, on, step.name, TrainConfig.model_validate(changed))
+        if step.is_built_on:
+            on, values = number, changed
 
 
-def _measure(
-    name: str, config: TrainConfig, num_seeds: int, cache: WaveformCache, work: Path
-) -> Row:
-    """Train and score a row with each seed, or read what was done before."""
-    columns, seconds = [], 0.0
-    for seed in range(num_seeds):
-        seeded = config.model_copy(update={"seed": seed})
-        digest = hashlib.sha256(f"{seeded.model_dump_json()} {cache.data_fingerprint}".encode())
-        done = work / "scores" / f"{digest.hexdigest()[:16]}.npz"
-        if not done.is_file():
-            with show_progress(f"{name}, seed {seed}") as progress:
-                _train(seeded, cache, done, work / "training" / done.stem, progress)
-        with np.load(done) as kept:
-            columns.append(kept["log_odds_N"])
-            seconds += float(kept["seconds"]) / num_seeds
-    return Row(name, np.stack(columns, axis=1), seconds)
-
-
-def _train(
-    config: TrainConfig, cache: WaveformCache, done: Path, folder: Path, progress: Progress
+def _train_all(
+    configs: Sequence[TrainConfig], cache: WaveformCache, work: Path, num_jobs: int
 ) -> None:
+    """Train and score whatever was not done before."""
+    todo = [config for config in configs if not _place(config, cache, work).is_file()]
+    context = multiprocessing.get_context("spawn")
+    num_threads = max(1, len(os.sched_getaffinity(0)) // num_jobs)
+    with (
+        show_progress("train") as progress,
+        ProcessPoolExecutor(num_jobs, context, torch.set_num_threads, (num_threads,)) as pool,
+    ):
+        running = [pool.submit(_train, config, cache.path, work) for config in todo]
+        for number, done in enumerate(as_completed(running), 1):
+            done.result()
+            progress(number, len(todo))
+
+
+def _place(config: TrainConfig, cache: WaveformCache, work: Path) -> Path:
+    """Return where the scores of a training lie."""
+    # Without defaults, so that a hyperparameter that is new changes no recipe of before.
+    text = f"{config.model_dump_json(exclude_defaults=True)} {cache.data_fingerprint}"
+    return work / "scores" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+
+
+def _train(config: TrainConfig, cache_path: Path, work: Path) -> None:
     """Train on the training split, score the validation split, and keep the scores."""
     started = time.perf_counter()
-
-    def show(history: Sequence[object]) -> bool:
-        progress(len(history), config.epochs)
-        return False
-
-    result = fit(config, cache.split("train"), None, folder=folder, device=CPU, on_epoch=show)
+    cache = WaveformCache.open(cache_path)
+    done = _place(config, cache, work)
+    folder = work / "training" / done.stem
+    result = fit(config, cache.split("train"), None, folder=folder, device=CPU)
     seconds = time.perf_counter() - started
     assert result.best is not None
     frontend = build_frontend(config)
-    model = build_model(config, frontend.num_channels)
+    model = build_detector(config, frontend.num_channels)
     model.load_state_dict(load_best(folder, result.best.epoch, result.identity))
     logits_NK = predict_logits(to_channels_last(model), frontend, cache.split("val"), config, CPU)
     assert logits_NK is not None
     done.parent.mkdir(parents=True, exist_ok=True)
     np.savez(done, log_odds_N=to_log_odds(logits_NK), seconds=seconds)
+
+
+def _read(recipe: Recipe, num_seeds: int, cache: WaveformCache, work: Path) -> Row:
+    """Return a row of trainings that are done."""
+    columns, seconds = [], 0.0
+    for seed in range(num_seeds):
+        seeded = recipe.config.model_copy(update={"seed": seed})
+        with np.load(_place(seeded, cache, work)) as kept:
+            columns.append(kept["log_odds_N"])
+            seconds += float(kept["seconds"]) / num_seeds
+    return Row(recipe, np.stack(columns, axis=1), seconds)
 
 
 def _tells(data: Path, val: ClipSet) -> NDArray[np.bool_]:
@@ -195,28 +245,29 @@ def to_markdown(
     lines = [
         "# What each step is worth",
         "",
-        f"{len(rows)} recipes, each building on the one before, from random weights:"
+        f"{len(rows)} recipes from random weights, each building on another one:"
         f" {epochs} epochs, {rows[0].log_odds_NS.shape[1]} seeds, scored after the last epoch"
         f" on all {len(targets_N)} validation clips. Means over the seeds; in brackets 95 %"
         " intervals over the clips. "
         f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.",
         "",
-        "| recipe | AUC | EER | accuracy | AUC where the sound tells | AUC gained | minutes |",
-        "|---|---|---|---|---|---|---|",
+        "| | on | recipe | AUC | EER | accuracy | AUC where the sound tells | gained | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for number, row in enumerate(rows):
+    before = {row.recipe.number: row.log_odds_NS for row in rows}
+    for row in rows:
         cells = [_words(_of_seeds(MEASURES[x]), row.log_odds_NS, targets_N) for x in METRICS]
         cells.append(_words(auc, row.log_odds_NS[tells_N], targets_N[tells_N]))
         gained: Interval | None = None
-        if number:
-            before_NS = rows[number - 1].log_odds_NS
-            gained = estimate_difference(auc, row.log_odds_NS, before_NS, targets_N)
+        if row.recipe.on in before:
+            gained = estimate_difference(auc, row.log_odds_NS, before[row.recipe.on], targets_N)
         cells += [words_of(gained) if gained else "", f"{row.seconds / 60:.1f}"]
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+        head = f"| {row.recipe.number} | {row.recipe.on or ''} | {row.recipe.name}"
+        lines.append(f"{head} | {' | '.join(cells)} |")
     together_N = rows[-1].log_odds_NS.mean(axis=1)
     cells = [_words(MEASURES[x], together_N, targets_N) for x in METRICS]
     cells.append(_words(MEASURES["auc"], together_N[tells_N], targets_N[tells_N]))
-    lines.append(f"| the last one, seeds averaged | {' | '.join(cells)} | | |")
+    lines.append(f"|  |  | the last one, seeds averaged | {' | '.join(cells)} | | |")
     return "\n".join(lines) + "\n"
 
 

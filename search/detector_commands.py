@@ -78,23 +78,29 @@ def audit(
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="best.toml", help="What `export` wrote.")],
+    recipes: Annotated[
+        list[Path], typer.Argument(metavar="best.toml", help="What `export` wrote; or several.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The model folder.")] = Path("model"),
     data: DataOption = None,
     on: Annotated[
         Literal["train", "all"], typer.Option(help="The split, or both together.")
     ] = "train",
+    seeds: Annotated[
+        int, typer.Option(min=1, max=100, help="Train each recipe so often, and average.")
+    ] = 1,
     device: Device = "auto",
 ) -> None:
-    """Train the final model, calibrate it, and write its folder."""
-    from trainer.recipe import read_recipe
+    """Train the final model, or an ensemble of several; calibrate it, and write its folder."""
+    from trainer.recipe import read_recipes
 
-    read = read_recipe(recipe)  # before the slow imports: a slip in the file is told at once
-    from search.final import train_from_recipe
+    # Before the slow imports: a slip in a file is told at once.
+    read = [recipe for path in recipes for recipe in read_recipes(path)]
+    from search.final import train_from_recipes
     from search.home import find_home
     from search.views import show_metrics
 
-    show_metrics(train_from_recipe(read, out, data, on, device, find_home()), out)
+    show_metrics(train_from_recipes(read, seeds, out, data, on, device, find_home()), out)
 
 
 def evaluate(

@@ -1,5 +1,7 @@
 """From a recipe to the final model: finds the data that the recipe's study was made with."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -16,39 +18,71 @@ from trainer.folder import MODEL_FOLDER
 from trainer.model import is_backbone, nearest_backbones
 from trainer.objectives import Holdout
 from trainer.recipe import Recipe
+from trainer.scoring import decode_settings
 
 
-def train_from_recipe(
-    recipe: Recipe, out: Path, data: Path | None, on: Stage, device: str, home: Home
-) -> dict[str, Any]:
-    """Train the final model of a recipe and return its figures.
+def train_from_recipes(
+    recipes: Sequence[Recipe], seeds: int, out: Path, data: Path | None, on: Stage, device: str,
+    home: Home,
+) -> dict[str, Any]:  # fmt: skip
+    """Train the final model of recipes, each with so many seeds, and return its figures.
 
     Raises:
-        RecipeError: it names a backbone that timm lacks, or an unknown holdout.
+        RecipeError: one names a backbone that timm lacks or an unknown holdout, or they differ in
+            what they can't differ in.
         ContractError: the data are not here.
         DataError, ModelError
         TrainingStoppedError: by SIGINT or SIGTERM; the same call goes on.
     """
-    for name in (recipe.config.backbone, recipe.config.video_backbone):
-        _require_backbone(name)
+    for recipe in recipes:
+        for name in (recipe.config.backbone, recipe.config.video_backbone):
+            _require_backbone(name)
+    first = recipes[0]
+    _require_alike(recipes)
     chosen = choose_device(device)
     MODEL_FOLDER.check(out)
-    cache = _open_cache(recipe, data, home)
-    config = recipe.config
+    cache = _open_cache(recipes, data, home)
+    seeded = [_with_seed(recipe, number) for recipe in recipes for number in range(seeds)]
     stop = stop_on_signals()  # not before: Ctrl-C ends the decoding at once
     with show_progress("train") as progress:
         return train_final(
-            config,
+            seeded,
             cache,
             out,
             on=on,
-            origin=recipe.origin,
             device=chosen,
-            objective=str(recipe.origin.get("objective", "accuracy")),
-            holdout=_holdout_of(recipe),
-            on_epoch=lambda stage, history: progress(len(history), config.epochs),
+            objective=str(first.origin.get("objective", "accuracy")),
+            holdout=_holdout_of(first),
+            on_epoch=lambda stage, member, history: progress(
+                sum(x.config.epochs for x in seeded[:member]) + len(history),
+                sum(x.config.epochs for x in seeded),
+            ),
             should_stop=stop.is_set,
         )
+
+
+def _with_seed(recipe: Recipe, number: int) -> Recipe:
+    """Return the recipe with the seed that is so many above its own."""
+    seed = (recipe.config.seed + number) % 2**31
+    return replace(recipe, config=recipe.config.model_copy(update={"seed": seed}))
+
+
+def _require_alike(recipes: Sequence[Recipe]) -> None:
+    """Refuse recipes that can't share a cache and its halves.
+
+    Raises:
+        RecipeError: names what differs.
+    """
+    shared: dict[str, set[object]] = {
+        "sample_rate": {recipe.config.sample_rate for recipe in recipes},
+        "frame_size": {x.config.frame_size for x in recipes if x.config.modality != "audio"},
+    }
+    for key in ("objective", "holdout", "data_fingerprint"):
+        shared[f"origin.{key}"] = {str(recipe.origin.get(key)) for recipe in recipes}
+    for key, values in shared.items():
+        if len(values) > 1:
+            told = ", ".join(sorted(map(str, values)))
+            raise RecipeError(f"recipes of one ensemble must have the same {key}, got {told}")
 
 
 def _holdout_of(recipe: Recipe) -> Holdout:
@@ -68,14 +102,13 @@ def _require_backbone(name: str) -> None:
         )
 
 
-def _open_cache(recipe: Recipe, data: Path | None, home: Home) -> WaveformCache:
+def _open_cache(recipes: Sequence[Recipe], data: Path | None, home: Home) -> WaveformCache:
     """Data that are named win over the study's; else the study's must be here."""
     if data is not None:
-        config = recipe.config
-        frame_size = 0 if config.modality == "audio" else config.frame_size
-        report = prepare_data(config.sample_rate, data, home, frame_size=frame_size)
+        settings = decode_settings([recipe.config for recipe in recipes])
+        report = prepare_data(settings.sample_rate, data, home, frame_size=settings.frame_size)
         return WaveformCache.open(report.cache)
-    fingerprint = str(recipe.origin.get("data_fingerprint", ""))
+    fingerprint = str(recipes[0].origin.get("data_fingerprint", ""))
     found = find_cache(home.cache, fingerprint)
     if found is None:
         raise ContractError(

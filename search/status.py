@@ -63,13 +63,18 @@ def _read_status(study: Study) -> dict[str, Any]:
 
 def best_trial(study: Study, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """Return the complete trial with the best value, the earlier one of equals."""
+    return next(iter(best_trials(study, trials)), None)
+
+
+def best_trials(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the complete trials, the best first, the earlier ones of equals."""
     sign = sign_of(study.config.objective)
     complete = [
         (sign * trial.value, -trial.number, trial)
         for trial in trials
         if trial.state == TrialState.COMPLETE and trial.value is not None
     ]
-    return max(complete)[-1] if complete else None
+    return [trial for *_, trial in sorted(complete, reverse=True)]
 
 
 def count_versions(trials: Sequence[FrozenTrial]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search.errors import ConfigError
 from search.options import (
     ALLOW_MISMATCH,
     AllowMismatch,
@@ -155,18 +156,22 @@ def export(
         "best.toml"
     ),
     trial: Annotated[int | None, typer.Option(help="This trial, not the best one.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=100, help="So many of the best together.")] = 1,
 ) -> None:
-    """Write the winner as a file that trains it."""
+    """Write the winner as a file that trains it, or the best few as one that averages them."""
     from search.export import export_best
     from search.home import connect, find_home
     from search.status import count_versions, mixed_words
     from search.study import open_study
 
+    if trial is not None and top > 1:
+        raise ConfigError("--trial names one trial already: leave --top out")
     with connect(find_home()) as database:
         opened = open_study(database, study)
-        recipe = export_best(opened, out, trial)
+        recipes = export_best(opened, out, trial, top)
         versions = count_versions(opened.trials())
-    typer.echo(f"trial {recipe.origin['trial']} ({recipe.origin['value']:.4f}) in {out}")
+    for recipe in recipes:
+        typer.echo(f"trial {recipe.origin['trial']} ({recipe.origin['value']:.4f}) in {out}")
     if len(versions) > 1:
         typer.echo(f"versions: {mixed_words(versions)}")
 

@@ -1,5 +1,6 @@
 """The model card: what a model is, how good, and what its numbers don't say."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from trainer.recipe import Recipe
@@ -13,17 +14,17 @@ TITLES = {
 }
 
 
-def write_card(recipe: Recipe, metrics: dict[str, Any]) -> str:
+def write_card(recipes: Sequence[Recipe], metrics: dict[str, Any]) -> str:
     """Return the model card of a final training, in Markdown."""
-    config, calibration = recipe.config, metrics["calibration"]
+    calibration = metrics["calibration"]
     lines = [
         "# A deepfake-speech detector",
         "",
-        f"Backbone `{config.backbone}` on the `{config.frontend}` frontend,"
-        f" {metrics['num_parameters']:,} parameters, trained for {metrics['epochs']} epochs"
-        f" {_describe_clips(metrics)}. It answers with the probability that a clip is fake.",
+        f"{_describe_models(recipes, metrics)} {_describe_clips(metrics)}. It answers with the"
+        " probability that a clip is fake.",
         "",
-        *_describe_origin(recipe.origin),
+        *_describe_members(metrics),
+        *_describe_origin(recipes[0].origin),
         "## How good",
         "",
         _describe_measurement(metrics),
@@ -57,6 +58,33 @@ def write_card(recipe: Recipe, metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _describe_models(recipes: Sequence[Recipe], metrics: dict[str, Any]) -> str:
+    if len(recipes) > 1:
+        return (
+            f"{len(recipes)} models, {metrics['num_parameters']:,} parameters in all, whose logits"
+            " are averaged, trained"
+        )
+    config = recipes[0].config
+    heard = f"Backbone `{config.backbone}` on the `{config.frontend}` frontend"
+    seen = f"`{config.video_backbone}` on the picture"
+    streams = {"audio": heard, "video": f"Backbone {seen}", "both": f"{heard} and {seen}"}
+    return (
+        f"{streams[config.modality]}, {metrics['num_parameters']:,} parameters, trained for"
+        f" {metrics['epochs']} epochs"
+    )
+
+
+def _describe_members(metrics: dict[str, Any]) -> list[str]:
+    """Return a table of an ensemble's members; nothing for a single model."""
+    if "members" not in metrics:
+        return []
+    rows = [
+        f"| `{x['backbone']}` | {x['seed']} | {x['epochs']} | {_number(x['validation']['auc'])} |"
+        for x in metrics["members"]
+    ]
+    return ["| member | seed | epochs | AUC alone |", "|---|---|---|---|", *rows, ""]
+
+
 def _describe_clips(metrics: dict[str, Any]) -> str:
     train, val = metrics["num_clips"]["train"], metrics["num_clips"]["val"]
     if metrics["on"] == "all":
@@ -65,20 +93,20 @@ def _describe_clips(metrics: dict[str, Any]) -> str:
 
 
 def _describe_measurement(metrics: dict[str, Any]) -> str:
-    best = metrics["best_epoch"]
+    chosen = "the best epochs" if "members" in metrics else f"epoch {metrics['best_epoch']}"
     if metrics["on"] == "all":
         return (
             "These weights have seen all clips, so nothing is left to measure them on. The figures"
-            " are those of the same recipe trained on the training split alone; it chose the"
-            f" {best} epochs and the temperature, too."
+            " are those of the same recipe trained on the training split alone; that chose how many"
+            " epochs, and the temperature, too."
         )
     if metrics["num_clips"]["reported"] < metrics["num_clips"]["val"]:
         return (
-            f"The weights are those of epoch {best}, the best on one half of the validation clips;"
+            f"The weights are those of {chosen}, the best on one half of the validation clips;"
             " the figures are of the other half, by which nothing was chosen."
         )
     return (
-        f"The weights are those of epoch {best}, the best on validation; the figures, of the same"
+        f"The weights are those of {chosen}, the best on validation; the figures, of the same"
         " clips, are a little better than new clips would give."
     )
 

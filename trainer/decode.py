@@ -121,12 +121,17 @@ def read_all(
 ) -> Generator[R | str]:
     """Yield what `decode` makes of every path, in their order, or why that can't be.
 
+    With 0 processes it decodes in this one, which then dies of what kills a decoder.
+
     When a process dies, the clips it may have died of are decoded once more, each in a process of
     its own, so that only the culprit is lost.
 
     Raises:
         DataError: decoder processes can't be started at all.
     """
+    if num_processes == 0:
+        yield from (decode(path, settings) for path in paths)
+        return
     todo = deque(paths)
     while todo:
         pending: deque[tuple[Path, Future[R | str]]] = deque()

@@ -93,7 +93,7 @@ def evaluate(
     manifest = find_manifest(data)
     found: dict[Path, Logits | str] = {}
     paths = list(dict.fromkeys(clip.path for clip in dataset.clips))
-    for some in score_files(detector, paths, tta=tta, device=device, num_processes=num_processes):
+    for some in score_files(detector, paths, tta=tta, num_processes=num_processes):
         found |= some
         progress(len(found), len(paths))
     scored = [(clip, found[clip.path]) for clip in dataset.clips]

@@ -94,17 +94,18 @@ def _draw_reliability(axes: Axes, evaluation: Evaluation) -> None:
 def _image_of(evaluation: Evaluation, number: int) -> NDArray[np.float32]:
     """Return the first window's image (M, F) of a clip, decoded again."""
     detector = evaluation.detector
-    config = detector.config
-    settings = decode_settings(config)
+    member = detector.members[0]
+    config = member.config
+    settings = decode_settings([config])
     clip = evaluation.clips[number]
     decoded = decode_clip(clip.path, settings)
     if isinstance(decoded, str):  # it was there a moment ago
         return np.zeros((1, 1), np.float32)
     clips: ClipSet = gather([decoded], [clip.name], settings.frame_size)
     indices_W, starts_W = evaluation_windows(clips, config)
-    device = next(detector.model.parameters()).device
+    device = detector.device
     inputs = upload(read_inputs(clips, config, indices_W[:1], starts_W[:1]), device)
     with torch.inference_mode():
-        image_BCMF = detector.frontend(to_inputs(inputs))
+        image_BCMF = member.frontend(to_inputs(inputs))
     image_MF: NDArray[np.float32] = image_BCMF[0, 0].float().cpu().numpy()
     return image_MF

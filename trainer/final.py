@@ -31,7 +31,8 @@ from trainer.snapshots import load_best
 from trainer.splits import divide
 
 Stage = Literal["train", "all"]
-OnEpoch = Callable[[Stage, Sequence[EpochResult]], None]
+OnEpoch = Callable[[Stage, int, Sequence[EpochResult]], None]
+"""Told the stage, the number of the member from 0, and its history."""
 CALIBRATION_METRICS = ("nll", "cllr", "ece")
 
 # Shape suffixes: N clips, K classes.
@@ -41,64 +42,73 @@ CALIBRATION_METRICS = ("nll", "cllr", "ece")
 class _Plan:
     """What the stages of a final training share."""
 
-    config: TrainConfig
     cache: WaveformCache
     train: ClipSet
     choose: ClipSet
     report: ClipSet
     work: Path
+    on: Stage
     device: torch.device
     objective: str
     on_epoch: OnEpoch
     should_stop: Callable[[], bool]
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A member after its training."""
+
+    recipe: Recipe
+    weights: dict[str, Tensor]
+    logits_NK: NDArray[np.float64]
+    """Of the clips that are reported on, by the weights that never saw them."""
+    facts: dict[str, Any]
+
+
 def train_final(
-    config: TrainConfig,
+    recipes: Sequence[Recipe],
     cache: WaveformCache,
     out: Path,
     *,
     on: Stage = "train",
-    origin: dict[str, Any] | None = None,
     device: torch.device,
     work: Path | None = None,
     objective: str = "accuracy",
     holdout: Holdout = "none",
-    on_epoch: OnEpoch = lambda stage, history: None,
+    on_epoch: OnEpoch = lambda stage, member, history: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Train the config's detector, calibrate it, write its model folder; return its metrics.
+    """Train each recipe's detector, calibrate them, write their model folder; return its metrics.
 
-    The training split trains. Of the validation split one half picks the epoch, the other fits the
-    temperature and is reported on; with `holdout="none"` all of it does all of that. With
-    `on="all"` a second training then runs on both splits, for as many epochs as were best, under
-    the same schedule; its temperature and its metrics are the first one's.
+    Of several recipes the logits are averaged, and that average is calibrated. The training split
+    trains. Of the validation split one half picks the epochs, the other fits the temperature and is
+    reported on; with `holdout="none"` all of it does all of that. With `on="all"` a second training
+    then runs on both splits, for as many epochs as were best, under the same schedule; its
+    temperature and its metrics are the first one's.
 
     `work` keeps the checkpoints, by default beside `out`: interrupted, the same call goes on where
-    it was. It is deleted at the end. `on_epoch` gets the stage and its history after each epoch.
+    it was. It is deleted at the end.
 
     Raises:
-        ModelError: `out` holds something else, or the backbone or its weights can't be had.
-        DataError: the cache does not fit the config.
+        ModelError: `out` holds something else, or a backbone or its weights can't be had.
+        DataError: the cache does not fit a config.
         TrainingStoppedError: `should_stop` said so.
         TrainingDivergedError: the loss became infinite or nan.
     """
     out = out.absolute()
     MODEL_FOLDER.check(out)
-    _check_cache(config, cache)
+    for recipe in recipes:
+        _check_cache(recipe.config, cache)
     work = work or out.with_name(f".{out.name}.training")
     plan = _Plan(
-        config, cache, cache.split("train"), *divide(cache.split("val"), holdout), work, device,
+        cache, cache.split("train"), *divide(cache.split("val"), holdout), work, on, device,
         objective, on_epoch, should_stop,
     )  # fmt: skip
-    chosen = _fit_stage(plan, "train", config.epochs)
-    weights, metrics = _measure(plan, chosen)
-    if on == "all":
-        best_epoch = metrics["best_epoch"]
-        weights = _read_weights(plan.work / "all", _fit_stage(plan, "all", best_epoch))
-        metrics |= {"on": "all", "epochs": best_epoch, "prior": _share_of_fakes(plan, "all")}
-    recipe = Recipe(config, origin or {})
-    write_model_folder(out, weights, recipe, metrics, write_card(recipe, metrics))
+    members = [_train_member(plan, recipe, number) for number, recipe in enumerate(recipes)]
+    metrics = _measure(plan, members)
+    write_model_folder(
+        out, [(x.recipe, x.weights) for x in members], metrics, write_card(recipes, metrics)
+    )
     shutil.rmtree(work, ignore_errors=True)
     return metrics
 
@@ -111,20 +121,45 @@ def _check_cache(config: TrainConfig, cache: WaveformCache) -> None:
         )
 
 
-def _fit_stage(plan: _Plan, stage: Stage, num_epochs: int) -> FitResult:
+def _train_member(plan: _Plan, recipe: Recipe, member: int) -> _Trained:
+    """Train one recipe in as many stages as the plan has, and score the clips of the report."""
+    config = recipe.config
+    chosen = _fit_stage(plan, config, "train", member, config.epochs)
+    assert chosen.best is not None
+    weights = _read_weights(_folder(plan, "train", member), chosen)
+    logits_NK = _score_validation(plan, config, weights)
+    facts = {
+        "epochs": len(chosen.history),
+        "best_epoch": chosen.best.epoch,
+        "num_parameters": chosen.num_parameters,
+    }
+    if plan.on == "all":
+        facts["epochs"] = chosen.best.epoch
+        again = _fit_stage(plan, config, "all", member, chosen.best.epoch)
+        weights = _read_weights(_folder(plan, "all", member), again)
+    return _Trained(recipe, weights, logits_NK, facts)
+
+
+def _folder(plan: _Plan, stage: Stage, member: int) -> Path:
+    return plan.work / stage / str(member)
+
+
+def _fit_stage(
+    plan: _Plan, config: TrainConfig, stage: Stage, member: int, num_epochs: int
+) -> FitResult:
     """Train on the stage's clips until `num_epochs` have passed."""
 
     def finish_epoch(history: Sequence[EpochResult]) -> bool:
-        plan.on_epoch(stage, history)
+        plan.on_epoch(stage, member, history)
         return len(history) >= num_epochs
 
     already: list[EpochResult] = []
     is_all = stage == "all"
     result = fit(
-        plan.config,
+        config,
         plan.cache.all_clips() if is_all else plan.train,
         None if is_all else plan.choose,
-        folder=plan.work / stage,
+        folder=_folder(plan, stage, member),
         device=plan.device,
         objective=plan.objective,
         on_start=already.extend,
@@ -142,20 +177,16 @@ def _fit_stage(plan: _Plan, stage: Stage, num_epochs: int) -> FitResult:
     return result
 
 
-def _measure(plan: _Plan, chosen: FitResult) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the best epoch's weights, and all that metrics.json says of them."""
-    weights = _read_weights(plan.work / "train", chosen)
-    logits_NK = _score_validation(plan, weights)
+def _measure(plan: _Plan, members: Sequence[_Trained]) -> dict[str, Any]:
+    """Return all that metrics.json says of them together, and of each."""
+    logits_NK = np.mean([member.logits_NK for member in members], axis=0)
     targets_N = plan.report.targets
     temperature = fit_temperature(logits_NK, targets_N)
     is_apart = plan.report is not plan.choose and np.bincount(targets_N).min() > 1
     calibrated_NK = cross_calibrate(logits_NK, targets_N) if is_apart else logits_NK / temperature
     before, after = summarize(logits_NK, targets_N), summarize(calibrated_NK, targets_N)
-    assert chosen.best is not None
-    return weights, {
-        "on": "train",
-        "epochs": len(chosen.history),
-        "best_epoch": chosen.best.epoch,
+    metrics = {
+        "on": plan.on,
         "objective": plan.objective,
         "validation": before,
         "calibration": {
@@ -164,18 +195,29 @@ def _measure(plan: _Plan, chosen: FitResult) -> tuple[dict[str, Tensor], dict[st
             "before": {key: before[key] for key in CALIBRATION_METRICS},
             "after": {key: after[key] for key in CALIBRATION_METRICS},
         },
-        "prior": _share_of_fakes(plan, "train"),
+        "prior": _share_of_fakes(plan),
         "num_clips": {
             "train": len(plan.train),
             "val": len(plan.cache.split("val")),
             "reported": len(plan.report),
         },
-        "num_parameters": chosen.num_parameters,
     }
+    if len(members) == 1:
+        return metrics | members[0].facts
+    each = [
+        {"backbone": x.recipe.config.backbone, "seed": x.recipe.config.seed}
+        | x.facts
+        | {"validation": summarize(x.logits_NK, targets_N)}
+        for x in members
+    ]
+    num_parameters = sum(member.facts["num_parameters"] for member in members)
+    return metrics | {"num_parameters": num_parameters, "members": each}
 
 
-def _score_validation(plan: _Plan, weights: dict[str, Tensor]) -> NDArray[np.float64]:
-    config, device = plan.config, plan.device
+def _score_validation(
+    plan: _Plan, config: TrainConfig, weights: dict[str, Tensor]
+) -> NDArray[np.float64]:
+    device = plan.device
     frontend = build_frontend(config).to(device)
     model = build_detector(config.model_copy(update={"weights": "none"}), frontend.num_channels)
     model.load_state_dict(weights)
@@ -200,9 +242,7 @@ def _read_weights(folder: Path, result: FitResult) -> dict[str, Tensor]:
         ) from error
 
 
-def _share_of_fakes(plan: _Plan, on: Stage) -> float:
+def _share_of_fakes(plan: _Plan) -> float:
     """Return the prior: what part of the clips that were trained on is fake."""
-    targets_N = plan.train.targets
-    if on == "all":
-        targets_N = plan.cache.all_clips().targets
+    targets_N = plan.cache.all_clips().targets if plan.on == "all" else plan.train.targets
     return float(np.mean(targets_N == 1))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from trainer.frontend import Frontend, build_frontend
 from trainer.fusion import AnyDetector, build_detector
 from trainer.model import to_channels_last
 from trainer.out_folder import OutFolder
-from trainer.recipe import Recipe, read_recipe, write_recipe
+from trainer.recipe import Recipe, read_recipes, write_recipes
 
+CPU = torch.device("cpu")
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.toml"
 METRICS_FILE = "metrics.json"
@@ -28,19 +30,30 @@ MODEL_FOLDER = OutFolder("model", frozenset({*MODEL_FILES, CARD_FILE}), MODEL_FI
 
 
 @dataclass(frozen=True)
-class LoadedDetector:
-    """A trained detector, ready to score clips."""
+class Member:
+    """One trained model: all of a detector, or one of those whose logits it averages."""
 
     model: AnyDetector
     frontend: Frontend
     config: TrainConfig
+
+
+@dataclass(frozen=True)
+class LoadedDetector:
+    """A trained detector, ready to score clips."""
+
+    members: tuple[Member, ...]
+    device: torch.device
     temperature: float
     prior: float
     """The share of fakes in its training clips."""
 
 
 def write_model_folder(
-    out: Path, weights: dict[str, Tensor], recipe: Recipe, metrics: dict[str, Any], card: str
+    out: Path,
+    members: Sequence[tuple[Recipe, dict[str, Tensor]]],
+    metrics: dict[str, Any],
+    card: str,
 ) -> None:
     """Write the model folder beside its place and move it there; an older model is replaced.
 
@@ -48,14 +61,20 @@ def write_model_folder(
         ModelError: the place is taken by something else, or can't be written.
     """
     with MODEL_FOLDER.writing(out) as fresh:
-        save_checkpoint(fresh / MODEL_FILE, weights, {"backbone": recipe.config.backbone})
-        write_recipe(recipe, fresh / CONFIG_FILE)
+        weights = {
+            _prefix(number, len(members)) + name: tensor
+            for number, (_, tensors) in enumerate(members, 1)
+            for name, tensor in tensors.items()
+        }
+        backbones = [recipe.config.backbone for recipe, _ in members]
+        save_checkpoint(fresh / MODEL_FILE, weights, {"backbone": ", ".join(backbones)})
+        write_recipes([recipe for recipe, _ in members], fresh / CONFIG_FILE)
         text = json.dumps(without_nan(metrics), indent=2, ensure_ascii=False)
         (fresh / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
         (fresh / CARD_FILE).write_text(card, encoding="utf-8")
 
 
-def load_detector(model_dir: Path, device: torch.device) -> LoadedDetector:
+def load_detector(model_dir: Path, device: torch.device = CPU) -> LoadedDetector:
     """Return the model folder's detector on the device, in evaluation mode.
 
     Raises:
@@ -63,13 +82,39 @@ def load_detector(model_dir: Path, device: torch.device) -> LoadedDetector:
     """
     prepare_device(device)
     _require_files(model_dir)
-    config = _read_config(model_dir / CONFIG_FILE)
+    configs = _read_configs(model_dir / CONFIG_FILE)
     temperature, prior = _read_calibration(model_dir / METRICS_FILE)
+    weights = _read_weights(model_dir / MODEL_FILE)
+    members = tuple(
+        _load_member(config, weights, _prefix(number, len(configs)), device, model_dir)
+        for number, config in enumerate(configs, 1)
+    )
+    return LoadedDetector(members, device, temperature, prior)
+
+
+def _prefix(number: int, num_members: int) -> str:
+    """Return what the names of a member's tensors begin with: nothing if there is only one."""
+    return f"{number}/" if num_members > 1 else ""
+
+
+def _load_member(
+    config: TrainConfig,
+    weights: dict[str, Tensor],
+    prefix: str,
+    device: torch.device,
+    model_dir: Path,
+) -> Member:
     frontend = build_frontend(config)
     model = build_detector(config.model_copy(update={"weights": "none"}), frontend.num_channels)
-    _fill_weights(model, model_dir / MODEL_FILE)
-    model = to_channels_last(model.to(device)).eval()
-    return LoadedDetector(model, frontend.to(device), config, temperature, prior)
+    own = {k.removeprefix(prefix): x for k, x in weights.items() if k.startswith(prefix)}
+    try:
+        model.load_state_dict(own)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the model's {model_dir / MODEL_FILE} does not fit its {CONFIG_FILE}; the files are of"
+            f" two models: {str(error).partition(':')[0]}"
+        ) from error
+    return Member(to_channels_last(model.to(device)).eval(), frontend.to(device), config)
 
 
 def _require_files(model_dir: Path) -> None:
@@ -83,9 +128,9 @@ def _require_files(model_dir: Path) -> None:
         )
 
 
-def _read_config(path: Path) -> TrainConfig:
+def _read_configs(path: Path) -> list[TrainConfig]:
     try:
-        return read_recipe(path).config
+        return [recipe.config for recipe in read_recipes(path)]
     except RecipeError as error:
         raise ModelError(f"the model's {path} is damaged: {error}") from error
 
@@ -109,17 +154,11 @@ def _read_calibration(path: Path) -> tuple[float, float]:
     return temperature, prior
 
 
-def _fill_weights(model: AnyDetector, path: Path) -> None:
+def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        weights, _ = load_checkpoint(path)
-        model.load_state_dict(weights)
+        return load_checkpoint(path)[0]
     except (CheckpointError, OSError) as error:
         raise ModelError(f"the model's {path} can't be read: {error}") from error
-    except RuntimeError as error:
-        raise ModelError(
-            f"the model's {path} does not fit its {CONFIG_FILE}; the files are of two models:"
-            f" {str(error).partition(':')[0]}"
-        ) from error
 
 
 def without_nan(value: Any) -> Any:

@@ -74,14 +74,8 @@ def predict(
     detector = load_detector(model_dir, device)
     rows = _find_rows(data)
     paths = list(dict.fromkeys(row.path for row in rows if row.path is not None))
-    scores: dict[Path, float | str] = {}
-    for some in score_files(detector, paths, tta=tta, device=device, num_processes=num_processes):
-        for path, logits_K in some.items():
-            scores[path] = (
-                logits_K if isinstance(logits_K, str) else _probability(logits_K, detector)
-            )
-        if progress is not None:
-            progress(len(scores), len(paths))
+    num_processes = num_processes or len(os.sched_getaffinity(0))
+    scores = predict_probs(detector, paths, tta=tta, num_processes=num_processes, progress=progress)
     outcomes = ["no such file" if row.path is None else scores[row.path] for row in rows]
     _write_submission(out, rows, [detector.prior if isinstance(x, str) else x for x in outcomes])
     unreadable = {
@@ -90,6 +84,30 @@ def predict(
         if isinstance(outcome, str)
     }
     return PredictReport(len(rows), tuple(unreadable.values()), detector.prior)
+
+
+def predict_probs(
+    detector: LoadedDetector,
+    paths: Sequence[Path],
+    *,
+    tta: int = 1,
+    num_processes: int = 0,
+    progress: Progress | None = None,
+) -> dict[Path, float | str]:
+    """Return the calibrated probability of fake of each file, or why it has none.
+
+    Decodes in as many processes, in none but this one by default: other processes outlive a file
+    that kills its decoder, but a script that starts them needs `if __name__ == "__main__":`.
+    """
+    scores: dict[Path, float | str] = {}
+    for some in score_files(detector, paths, tta=tta, num_processes=num_processes):
+        for path, logits_K in some.items():
+            scores[path] = (
+                logits_K if isinstance(logits_K, str) else _probability(logits_K, detector)
+            )
+        if progress is not None:
+            progress(len(scores), len(paths))
+    return scores
 
 
 def _check_out(out: Path) -> None:

@@ -1,7 +1,11 @@
-"""A recipe file: every value of a TrainConfig, and where they come from. TOML, for people."""
+"""A recipe file: every value of a TrainConfig, and where they come from. TOML, for people.
+
+That of an ensemble has a table `[[member]]` for each of its recipes.
+"""
 
 import reprlib
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +29,16 @@ class Recipe:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write the recipe in place of whatever file was there, atomically."""
-    values = recipe.config.model_dump(exclude_none=True)
-    text = tomli_w.dumps(values | {"origin": recipe.origin})
+    write_recipes([recipe], path)
+
+
+def write_recipes(recipes: Sequence[Recipe], path: Path) -> None:
+    """Write one recipe, or those of an ensemble, likewise."""
+    tables = [
+        recipe.config.model_dump(exclude_none=True) | {"origin": recipe.origin}
+        for recipe in recipes
+    ]
+    text = tomli_w.dumps(tables[0] if len(tables) == 1 else {"member": tables})
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
@@ -34,6 +46,18 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe; values that are not named have their defaults.
+
+    Raises:
+        RecipeError: the file is missing or is no recipe; names every fault at once.
+    """
+    recipes = read_recipes(path)
+    if len(recipes) != 1:
+        raise RecipeError(f"{path} must hold one recipe, got {len(recipes)} members")
+    return recipes[0]
+
+
+def read_recipes(path: Path) -> list[Recipe]:
+    """Read a recipe, or those of an ensemble; values that are not named have their defaults.
 
     Raises:
         RecipeError: the file is missing or is no recipe; names every fault at once.
@@ -48,6 +72,17 @@ def read_recipe(path: Path) -> Recipe:
         raise RecipeError(f"{path} can't be read as TOML: {error}") from error
     if is_deep(values):
         raise RecipeError(f"{path} is nested too deeply")
+    tables = values.get("member")
+    if tables is None:
+        return [_to_recipe(values, path.name)]
+    if values.keys() != {"member"} or not isinstance(tables, list) or not tables:
+        raise RecipeError(f"the members of an ensemble must be all that is in {path.name}")
+    if not all(isinstance(table, dict) for table in tables):
+        raise RecipeError(f"each member in {path.name} must be a table, [[member]]")
+    return [_to_recipe(table, f"member {n}, {path.name}") for n, table in enumerate(tables, 1)]
+
+
+def _to_recipe(values: dict[str, Any], source: str) -> Recipe:
     origin = values.pop("origin", {})
     faults = [] if isinstance(origin, dict) else [f"origin must be a table, got {_shown(origin)}"]
     try:
@@ -59,7 +94,7 @@ def read_recipe(path: Path) -> Recipe:
     except ValidationError as error:
         faults += [_fault_words(fault) for fault in error.errors()]
     if faults:
-        raise RecipeError("\n".join(f"{fault} ({path.name})" for fault in faults))
+        raise RecipeError("\n".join(f"{fault} ({source})" for fault in faults))
     return Recipe(config, origin)
 
 

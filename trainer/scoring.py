@@ -5,10 +5,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from trainer.cache import IMAGE_SHAPE, ClipSet
@@ -33,16 +31,17 @@ def score_files(
     paths: Sequence[Path],
     *,
     tta: int,
-    device: torch.device,
     num_processes: int | None = None,
 ) -> Iterator[dict[Path, Logits | str]]:
     """Yield the logits, not yet calibrated, of some files after the other, or why there are none.
 
-    `tta` passes over shifted windows, at other levels, are averaged.
+    `tta` passes over shifted windows, at other levels, are averaged. By default it decodes on all
+    cores, with 0 processes in this one.
     """
-    config = detector.config
-    settings = decode_settings(config)
-    num_processes = min(num_processes or len(os.sched_getaffinity(0)), max(1, len(paths)))
+    settings = decode_settings([member.config for member in detector.members])
+    if num_processes is None:
+        num_processes = len(os.sched_getaffinity(0))
+    num_processes = min(num_processes, max(1, len(paths)))
     waiting: dict[Path, DecodedClip] = {}
     failed: dict[Path, Logits | str] = {}
     size_bytes = 0
@@ -54,33 +53,41 @@ def score_files(
                 waiting[path] = outcome
                 size_bytes += len(outcome.samples) + len(outcome.image) + len(outcome.frames)
             if len(waiting) == CLIPS_AT_ONCE or size_bytes >= MAX_WAITING_BYTES:
-                yield failed | _score(detector, waiting, tta, device)
+                yield failed | _score(detector, waiting, tta)
                 waiting, failed, size_bytes = {}, {}, 0
-    yield failed | _score(detector, waiting, tta, device)
+    yield failed | _score(detector, waiting, tta)
 
 
 def _score(
-    detector: LoadedDetector, clips: dict[Path, DecodedClip], tta: int, device: torch.device
+    detector: LoadedDetector, clips: dict[Path, DecodedClip], tta: int
 ) -> dict[Path, Logits | str]:
     """Return the logits of decoded clips."""
     if not clips:
         return {}
-    frame_size = decode_settings(detector.config).frame_size
+    frame_size = decode_settings([member.config for member in detector.members]).frame_size
     clip_set = gather(list(clips.values()), [path.name for path in clips], frame_size)
-    passes = [
-        predict_logits(
-            detector.model, detector.frontend, clip_set, detector.config, device, test_pass=number
-        )
-        for number in range(tta)
-    ]
-    logits_NK: NDArray[Any] = np.mean([x for x in passes if x is not None], axis=0)
+    logits_NK = score_clips(detector, clip_set, tta=tta)
     return dict(zip(clips, logits_NK, strict=True))
 
 
-def decode_settings(config: TrainConfig) -> DecodeSettings:
-    """Return what a detector of this config reads of a file."""
-    frame_size = 0 if config.modality == "audio" else config.frame_size
-    return DecodeSettings(config.sample_rate, config.frontend == "notebook", frame_size)
+def score_clips(detector: LoadedDetector, clips: ClipSet, *, tta: int = 1) -> NDArray[np.float64]:
+    """Return the logits (N, K) of clips, not yet calibrated: means over members and passes."""
+    passes = [
+        predict_logits(
+            member.model, member.frontend, clips, member.config, detector.device, test_pass=number
+        )
+        for member in detector.members
+        for number in range(tta)
+    ]
+    logits_NK: NDArray[np.float64] = np.mean([x for x in passes if x is not None], axis=0)
+    return logits_NK
+
+
+def decode_settings(configs: Sequence[TrainConfig]) -> DecodeSettings:
+    """Return what models of these configs, which share a cache, read of a file."""
+    frame_size = max(0 if x.modality == "audio" else x.frame_size for x in configs)
+    has_images = any(x.frontend == "notebook" for x in configs)
+    return DecodeSettings(configs[0].sample_rate, has_images, frame_size)
 
 
 def gather(clips: Sequence[DecodedClip], names: list[str], frame_size: int = 0) -> ClipSet:

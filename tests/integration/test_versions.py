@@ -128,8 +128,8 @@ def test_mixed_versions_are_said_in_one_line(study: Study, tmp_path: Path) -> No
     assert count_versions(study.trials()) == expected
     assert read_status(study)["versions"] == expected
     assert f"2 by {OLD_CODE}, 1 by 0.2.0+newer (timm 1.0.33)" in drawn(study)
-    assert export_best(study, tmp_path / "best.toml").origin["code_version"] == "0.2.0+newer"
-    assert export_best(study, tmp_path / "0.toml", 0).origin["code_version"] == OLD_CODE
+    assert export_best(study, tmp_path / "best.toml")[0].origin["code_version"] == "0.2.0+newer"
+    assert export_best(study, tmp_path / "0.toml", 0)[0].origin["code_version"] == OLD_CODE
 
 
 def test_trials_of_one_version_need_no_line(study: Study) -> None:

@@ -14,16 +14,16 @@ import torch
 from tests.clips import SAMPLE_RATE, make_clips, tiny_config
 from tests.disk import full_disk
 from trainer.cache import CachedClip, ClipSet, WaveformCache, join
-from trainer.calibration import apply_temperature
+from trainer.calibration import apply_temperature, fit_temperature
 from trainer.config import TrainConfig
 from trainer.errors import DataError, ModelError, TrainerError
 from trainer.final import TrainingDivergedError, TrainingStoppedError, train_final
 from trainer.folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, MODEL_FOLDER, load_detector
 from trainer.history import best_of
-from trainer.inference import predict_logits
 from trainer.loop import EpochResult
 from trainer.metrics import log_loss
-from trainer.recipe import read_recipe
+from trainer.recipe import Recipe, read_recipe, read_recipes
+from trainer.scoring import score_clips
 from trainer.snapshots import best_path
 from trainer.splits import divide
 
@@ -54,15 +54,14 @@ def cache(tmp_path: Path) -> WaveformCache:
 def train(cache: WaveformCache, out: Path, **options: Any) -> dict[str, Any]:
     """Train a tiny detector to the end."""
     config = options.pop("config", tiny_config(epochs=3, lr=0.003))
-    return train_final(config, cache, out, device=CPU, **options)
+    recipes = options.pop("recipes", [Recipe(config, options.pop("origin", {}))])
+    return train_final(recipes, cache, out, device=CPU, **options)
 
 
 def log_odds(out: Path, clips: ClipSet) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the model folder's calibrated log-odds of clips."""
     detector = load_detector(out, CPU)
-    logits_NK = predict_logits(detector.model, detector.frontend, clips, detector.config, CPU)
-    assert logits_NK is not None
-    probs_NK = apply_temperature(logits_NK, detector.temperature)
+    probs_NK = apply_temperature(score_clips(detector, clips), detector.temperature)
     return np.log(probs_NK[:, 1] / probs_NK[:, 0])
 
 
@@ -102,7 +101,7 @@ def test_training_on_all_takes_epochs_and_temperature_from_the_first(
     """Two stages; the second has as many epochs as were best, and no honest metrics of its own."""
     heard: list[tuple[str, int]] = []
 
-    def on_epoch(stage: str, history: Sequence[EpochResult]) -> None:
+    def on_epoch(stage: str, member: int, history: Sequence[EpochResult]) -> None:
         heard.append((stage, history[-1].epoch))
 
     alone = train(cache, tmp_path / "alone")
@@ -140,7 +139,7 @@ def test_older_model_is_replaced(cache: WaveformCache, tmp_path: Path) -> None:
     train(cache, tmp_path / "model")
     config = tiny_config(epochs=1, lr=0.001)
     train(cache, tmp_path / "model", config=config)
-    assert load_detector(tmp_path / "model", CPU).config == config
+    assert load_detector(tmp_path / "model", CPU).members[0].config == config
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -181,7 +180,7 @@ def test_weights_of_an_earlier_epoch_are_no_model(cache: WaveformCache, tmp_path
     config = tiny_config(epochs=3, optimizer="sgd", lr=0.0003, batch_size=2)
     with ExitStack() as disk:
 
-        def on_epoch(stage: str, history: Sequence[EpochResult]) -> None:
+        def on_epoch(stage: str, member: int, history: Sequence[EpochResult]) -> None:
             if len(history) == 1:
                 disk.enter_context(full_disk())
             if len(history) == 3:
@@ -205,7 +204,7 @@ def test_weights_of_another_recipe_are_no_model(cache: WaveformCache, tmp_path: 
             cache,
             tmp_path / "model",
             config=tiny_config(epochs=1),
-            on_epoch=lambda stage, history: disk.close(),
+            on_epoch=lambda stage, member, history: disk.close(),
         )
 
 
@@ -219,7 +218,7 @@ def test_unwritable_work_folder_is_told_before_the_training(
             cache,
             tmp_path / "model",
             work=tmp_path / "work",
-            on_epoch=lambda stage, history: pytest.fail("trained"),
+            on_epoch=lambda stage, member, history: pytest.fail("trained"),
         )
 
 
@@ -241,13 +240,13 @@ def test_lost_best_weights_are_trained_again(cache: WaveformCache, tmp_path: Pat
     train(cache, tmp_path / "whole", config=config, objective="loss")
     work = tmp_path / "work"
 
-    def fail(stage: str, history: Sequence[EpochResult]) -> None:
+    def fail(stage: str, member: int, history: Sequence[EpochResult]) -> None:
         if len(history) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(cache, tmp_path / "model", config=config, objective="loss", work=work, on_epoch=fail)
-    best_path(work / "train", 3).unlink()
+    best_path(work / "train" / "0", 3).unlink()
     again = train(cache, tmp_path / "model", config=config, objective="loss", work=work)
     assert again["best_epoch"] == 3
     whole, model = (tmp_path / name / MODEL_FILE for name in ("whole", "model"))
@@ -347,7 +346,7 @@ def test_held_out_half_chooses_nothing_and_is_reported_on(
         tmp_path / "model",
         holdout="half",
         objective="loss",
-        on_epoch=lambda stage, history: bests.append(best_of(history, "loss")),
+        on_epoch=lambda stage, member, history: bests.append(best_of(history, "loss")),
     )
     assert bests[-1] is not None
     assert metrics["best_epoch"] == bests[-1].epoch
@@ -367,3 +366,43 @@ def test_held_out_half_chooses_nothing_and_is_reported_on(
 def temperature_of(metrics: dict[str, Any]) -> float:
     """Return what the calibrated log-odds were divided by."""
     return float(metrics["calibration"]["temperature"])
+
+
+def test_ensemble_averages_its_members_and_is_calibrated_as_one(
+    cache: WaveformCache, tmp_path: Path
+) -> None:
+    """Two recipes in one folder: its logits are the mean of theirs, each trained as if alone."""
+    configs = [tiny_config(seed=1), tiny_config(seed=2, frontend="lfcc", n_lfcc=24)]
+    recipes = [Recipe(config, {"trial": number}) for number, config in enumerate(configs)]
+    metrics = train(cache, tmp_path / "both", recipes=recipes, holdout="half")
+    val = cache.split("val")
+    alone = []
+    for number, recipe in enumerate(recipes):
+        train(cache, tmp_path / str(number), recipes=[recipe], holdout="half")
+        alone.append(score_clips(load_detector(tmp_path / str(number), CPU), val))
+    detector = load_detector(tmp_path / "both", CPU)
+    assert [member.config for member in detector.members] == configs
+    np.testing.assert_allclose(score_clips(detector, val), np.mean(alone, axis=0), rtol=1e-6)
+    assert read_recipes(tmp_path / "both" / CONFIG_FILE) == recipes
+    assert [x["seed"] for x in metrics["members"]] == [1, 2]
+    report = divide(val, "half")[1]
+    temperature = fit_temperature(score_clips(detector, report), report.targets)
+    assert detector.temperature == pytest.approx(temperature)
+    card = (tmp_path / "both" / "README.md").read_text()
+    assert "2 models" in card
+    assert card.count("| `test_resnet` |") == 2
+
+
+def test_ensemble_on_all_keeps_the_report_of_members_that_never_saw_it(
+    cache: WaveformCache, tmp_path: Path
+) -> None:
+    """Trained on everything, its figures and its temperature are the first stage's."""
+    recipes = [Recipe(tiny_config(seed=seed)) for seed in (1, 2)]
+    alone = train(cache, tmp_path / "alone", recipes=recipes, holdout="half")
+    metrics = train(cache, tmp_path / "all", recipes=recipes, holdout="half", on="all")
+    assert metrics["validation"] == alone["validation"]
+    assert metrics["calibration"] == alone["calibration"]
+    scores = [
+        score_clips(load_detector(tmp_path / x, CPU), cache.split("val")) for x in ("alone", "all")
+    ]
+    assert not np.allclose(*scores)

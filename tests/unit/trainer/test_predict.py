@@ -34,7 +34,7 @@ def make_model(out: Path, config: TrainConfig) -> Path:
         "calibration": {"temperature": 2.0},
         "prior": PRIOR,
     }
-    write_model_folder(out, model.state_dict(), Recipe(config), metrics, "card")
+    write_model_folder(out, [(Recipe(config), model.state_dict())], metrics, "card")
     return out
 
 

@@ -96,6 +96,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Largest norm of the gradient; 0 clips nothing."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Evaluate and keep an exponential moving average of the weights; 0 keeps the weights."""
+    swa_epochs: Annotated[int, Field(ge=0)] = 0
+    """Evaluate and keep the mean of the weights after each of the last so many epochs; 0: none."""
     precision: Precision = "auto"
     """`auto` is bf16 on GPUs that have it, else fp32."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -121,9 +123,20 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             faults.append(
                 f"frozen_epochs must be below epochs, got {self.frozen_epochs} and {self.epochs}"
             )
+        if self.swa_epochs > self.epochs:
+            faults.append(
+                f"swa_epochs must be at most epochs, got {self.swa_epochs} and {self.epochs}"
+            )
+        if self.swa_epochs and self.ema_decay:
+            faults.append("swa_epochs and ema_decay are two averages of the weights: set one to 0")
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    @property
+    def averages_weights(self) -> bool:
+        """Whether an average of the weights is evaluated and kept."""
+        return self.ema_decay > 0 or self.swa_epochs > 0
 
 
 def notebook_recipe(seed: int = 0) -> TrainConfig:

@@ -105,25 +105,39 @@ def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
         optimizer.state[parameter][key] = value
 
 
-class WeightAverage(Generic[ModelT]):
-    """An exponential moving average of a model's weights and buffers.
+def average_share(config: TrainConfig, epoch: int, step: int, steps_per_epoch: int) -> float:
+    """Return the share that the weights after a step get in the average of the weights.
 
-    The decay grows with the steps, min(decay, (1 + step) / (10 + step)), so that the random weights
-    of the start are soon forgotten in a short training too.
+    With `ema_decay` it falls to 1 - ema_decay with the steps, 1 - (1 + step) / (10 + step), so that
+    the random weights of the start are soon forgotten in a short training too. With `swa_epochs`
+    the average follows the weights, epoch by epoch, until the last so many are averaged evenly.
+    Steps of an epoch count from 0, epochs from 1.
+
+    Source: Izmailov et al. 2018, Averaging weights leads to wider optima, for the latter.
     """
+    if config.swa_epochs:
+        if step + 1 < steps_per_epoch:
+            return 0.0
+        return 1 / max(1, epoch - (config.epochs - config.swa_epochs))
+    num_steps = (epoch - 1) * steps_per_epoch + step + 1
+    return 1 - min(config.ema_decay, (1 + num_steps) / (10 + num_steps))
 
-    def __init__(self, model: ModelT, decay: float) -> None:
-        self.decay = decay
+
+class WeightAverage(Generic[ModelT]):
+    """A moving average of a model's weights and buffers, BatchNorm's statistics among them."""
+
+    def __init__(self, model: ModelT) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, num_steps: int) -> None:
-        """Take the weights after step `num_steps` (from 1) into the average."""
-        decay = min(self.decay, (1 + num_steps) / (10 + num_steps))
+    def update(self, model: nn.Module, share: float) -> None:
+        """Take the model's weights into the average with that share, from 0 to 1."""
+        if share == 0:
+            return
         averaged = self.model.state_dict()
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                averaged[name].lerp_(value, 1 - decay)
+                averaged[name].lerp_(value, share)
             else:
                 averaged[name].copy_(value)
 

@@ -39,6 +39,7 @@ from trainer.model import (
 )
 from trainer.optim import (
     WeightAverage,
+    average_share,
     build_optimizer,
     learning_rate,
     optimizer_tensors,
@@ -81,7 +82,7 @@ class Training:
         """Of the newest steps, with their batch sizes: not yet read from the device."""
         if model.standardise is not None:
             model.standardise.measure(self._some_images())
-        self.average = WeightAverage(self.model, config.ema_decay) if config.ema_decay else None
+        self.average = WeightAverage(self.model) if config.averages_weights else None
         self._try_model()
 
     @property
@@ -186,7 +187,7 @@ class Training:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
         self.optimizer.step()
         if self.average is not None:
-            self.average.update(self.model, (epoch - 1) * self.num_steps + step + 1)
+            self.average.update(self.model, average_share(config, epoch, step, self.num_steps))
         self.losses.append((loss, len(batch.indices)))
 
     def _find_gradients(self, inputs: tuple[Tensor, ...], targets_BK: Tensor, seed: int) -> Tensor:

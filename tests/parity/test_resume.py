@@ -34,6 +34,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "schedule": "step",
         "step_epochs": 2,
     },
+    "swa": {"swa_epochs": 2, "schedule": "constant", "weight_decay": 0.05},
     "drop-path": {"backbone": "test_convnext", "drop_path": 0.4, "augmentation": "spec"},
     "lfcc-set-ema": {
         "frontend": "lfcc",

@@ -11,6 +11,7 @@ from trainer.config import notebook_recipe
 from trainer.model import build_model
 from trainer.optim import (
     WeightAverage,
+    average_share,
     build_optimizer,
     learning_rate,
     optimizer_tensors,
@@ -87,16 +88,42 @@ def test_optimizer_state_goes_into_tensors_and_back(optimizer: str) -> None:
 def test_average_follows_the_weights_quickly_at_first_and_slowly_later() -> None:
     """The start is forgotten; then each step counts 1 - decay. Counters are copied."""
     model = nn.BatchNorm1d(1)
-    average = WeightAverage(model, decay=0.9)
+    average, config = WeightAverage(model), tiny_config(ema_decay=0.9)
     model.weight.data.fill_(3.0)
     assert model.num_batches_tracked is not None
     model.num_batches_tracked.fill_(5)
-    average.update(model, 1)
+    average.update(model, average_share(config, 1, 0, 100))
     assert average.model.weight.item() == pytest.approx(1 + 2 * (1 - 2 / 11))
     assert average.model.num_batches_tracked == 5
     before = average.model.weight.item()
-    average.update(model, 1000)
+    average.update(model, average_share(config, 10, 99, 100))
     assert average.model.weight.item() == pytest.approx(before + 0.1 * (3 - before))
+
+
+def test_last_epochs_are_averaged_evenly() -> None:
+    """With swa_epochs the average is the weights' own until the last epochs, then their mean."""
+    model = nn.Linear(1, 1, bias=False)
+    average, config = WeightAverage(model), tiny_config(epochs=5, swa_epochs=3)
+    found = []
+    for epoch, value in enumerate([1.0, 2.0, 3.0, 7.0, 8.0], 1):
+        for step in range(4):
+            model.weight.data.fill_(value if step == 3 else 100.0)
+            average.update(model, average_share(config, epoch, step, 4))
+        found.append(average.model.weight.item())
+    assert found == pytest.approx([1, 2, 3, 5, 6])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"swa_epochs": 2, "ema_decay": 0.9}, "two averages"),
+        ({"swa_epochs": 3, "epochs": 2}, "swa_epochs must be at most epochs, got 3 and 2"),
+    ],
+)
+def test_averages_that_make_no_sense_are_refused(values: dict[str, float], words: str) -> None:
+    """Both at once, or over more epochs than there are."""
+    with pytest.raises(ValueError, match=words):
+        tiny_config(**values)
 
 
 def test_layer_decay_slows_each_layer_by_its_depth() -> None:

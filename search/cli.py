@@ -42,6 +42,7 @@ for _command in (
     study_commands.export,
     detector_commands.train,
     detector_commands.evaluate,
+    detector_commands.onnx,
     detector_commands.predict,
 ):
     app.command()(_command)

@@ -123,6 +123,20 @@ def evaluate(
     evaluate_model(model, data, out, split, tta, device)
 
 
+def onnx(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="What `train` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path(
+        "model.onnx"
+    ),
+) -> None:
+    """Write a model as one ONNX graph, after a check that its outputs agree with the model's."""
+    from trainer.folder import load_detector
+    from trainer.onnx_export import export_onnx
+
+    difference = export_onnx(load_detector(model), out)
+    typer.echo(f"{out}: logits agree with the model's to {difference:.1e}")
+
+
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="What `train` wrote.")],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Videos, or an FFDV folder.")],

@@ -87,7 +87,8 @@ class NotebookAugment(Augment):
         if self.strength == 0:
             return image_BCMF
         grey_B1MF = image_BCMF[:, :1]
-        scales_SB = grey_B1MF.new_full((2, len(grey_B1MF)), 1 - MAX_MARGIN * self.strength)
+        size = 2, grey_B1MF.shape[0]  # len() would be a constant of an exported graph
+        scales_SB = grey_B1MF.new_full(size, 1 - MAX_MARGIN * self.strength)
         return on_image.sample(grey_B1MF, scales_SB, torch.zeros_like(scales_SB)).expand_as(
             image_BCMF
         )

@@ -112,7 +112,7 @@ def sample(image_BCMF: Tensor, scales_SB: Tensor, centres_SB: Tensor) -> Tensor:
 
     Sides are 1 for the whole image, negative ones flip; centres are in [-1, 1], 0 in the middle.
     """
-    theta_B23 = image_BCMF.new_zeros(len(image_BCMF), 2, 3)
+    theta_B23 = image_BCMF.new_zeros(image_BCMF.shape[0], 2, 3)
     theta_B23[:, 1, 1], theta_B23[:, 0, 0] = scales_SB
     theta_B23[:, 1, 2], theta_B23[:, 0, 2] = centres_SB
     grid = functional.affine_grid(theta_B23, list(image_BCMF.shape), align_corners=False)

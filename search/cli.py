@@ -41,6 +41,7 @@ for _command in (
     study_commands.dashboard,
     study_commands.export,
     detector_commands.train,
+    detector_commands.cross_validate,
     detector_commands.evaluate,
     detector_commands.onnx,
     detector_commands.predict,

@@ -103,6 +103,29 @@ def train(
     show_metrics(train_from_recipes(read, seeds, out, data, on, device, find_home()), out)
 
 
+def cross_validate(
+    recipe: Annotated[Path, typer.Argument(metavar="best.toml", help="What `export` wrote.")],
+    folds: Annotated[int, typer.Option(min=2, max=100, help="How many.")] = 5,
+    group: Annotated[
+        str | None,
+        typer.Option(help="A column of manifest.csv, such as speaker; none is in two folds."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The figures as a file.")] = Path(
+        "folds.json"
+    ),
+    data: DataOption = None,
+    device: Device = "auto",
+) -> None:
+    """Train a recipe once for each fold of all clips, and measure it on the folds it never saw."""
+    from trainer.recipe import read_recipe
+
+    read = read_recipe(recipe)  # before the slow imports: a slip in the file is told at once
+    from search.folds import cross_validate_recipe
+    from search.home import find_home
+
+    cross_validate_recipe(read, folds, group, out, data, device, find_home())
+
+
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="What `train` wrote.")],
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A labelled FFDV folder.")],

@@ -34,14 +34,12 @@ def train_from_recipes(
         DataError, ModelError
         TrainingStoppedError: by SIGINT or SIGTERM; the same call goes on.
     """
-    for recipe in recipes:
-        for name in (recipe.config.backbone, recipe.config.video_backbone):
-            _require_backbone(name)
+    require_backbones(recipes)
     first = recipes[0]
     _require_alike(recipes)
     chosen = choose_device(device)
     MODEL_FOLDER.check(out)
-    cache = _open_cache(recipes, data, home)
+    cache = open_cache(recipes, data, home)
     seeded = [_with_seed(recipe, number) for recipe in recipes for number in range(seeds)]
     stop = stop_on_signals()  # not before: Ctrl-C ends the decoding at once
     with show_progress("train") as progress:
@@ -94,16 +92,28 @@ def _holdout_of(recipe: Recipe) -> Holdout:
     raise RecipeError(f'origin.holdout must be "half" or "none", got {given!r}')
 
 
-def _require_backbone(name: str) -> None:
-    if not is_backbone(name):
-        nearest = ", ".join(nearest_backbones(name)) or "none"
-        raise RecipeError(
-            f"backbone must be a timm model, got {name!r}, the nearest are: {nearest}"
-        )
+def require_backbones(recipes: Sequence[Recipe]) -> None:
+    """Refuse recipes that name a backbone which timm lacks.
+
+    Raises:
+        RecipeError: with the nearest names.
+    """
+    for recipe in recipes:
+        for name in (recipe.config.backbone, recipe.config.video_backbone):
+            if not is_backbone(name):
+                nearest = ", ".join(nearest_backbones(name)) or "none"
+                raise RecipeError(
+                    f"backbone must be a timm model, got {name!r}, the nearest are: {nearest}"
+                )
 
 
-def _open_cache(recipes: Sequence[Recipe], data: Path | None, home: Home) -> WaveformCache:
-    """Data that are named win over the study's; else the study's must be here."""
+def open_cache(recipes: Sequence[Recipe], data: Path | None, home: Home) -> WaveformCache:
+    """Return what the recipes read: data that are named win, else their study's must be here.
+
+    Raises:
+        ContractError: they aren't.
+        DataError: the folder or its labels can't be used.
+    """
     if data is not None:
         settings = decode_settings([recipe.config for recipe in recipes])
         report = prepare_data(settings.sample_rate, data, home, frame_size=settings.frame_size)

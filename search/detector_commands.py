@@ -42,6 +42,9 @@ def prepare(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read all of the cache; mend it if it is damaged.")
     ] = False,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="Let both splits have the same sound.")
+    ] = False,
 ) -> None:
     """Decode every video once, into the waveform cache; fetch a study's weights."""
     from search.home import find_home
@@ -52,11 +55,17 @@ def prepare(
     if study is None:
         size = frame_size or 64 if video else 0
         report = prepare_data(
-            sample_rate or 16_000, data, find_home(), frame_size=size, verify=verify
+            sample_rate or 16_000,
+            data,
+            find_home(),
+            frame_size=size,
+            verify=verify,
+            allow_duplicates=allow_duplicates,
         )
         show_prepare_report(report)
     elif sample_rate is None and not video:
-        prepare_for_study(study, data, find_home(), verify=verify)
+        home = find_home()
+        prepare_for_study(study, data, home, verify=verify, allow_duplicates=allow_duplicates)
     else:
         raise ConfigError("--study says what to keep already: leave --sample-rate and --video out")
 

@@ -17,7 +17,13 @@ MAX_NAMED = 3
 
 
 def prepare_data(
-    sample_rate: int, data: Path, home: Home, *, frame_size: int = 0, verify: bool = False
+    sample_rate: int,
+    data: Path,
+    home: Home,
+    *,
+    frame_size: int = 0,
+    verify: bool = False,
+    allow_duplicates: bool = False,
 ) -> PrepareReport:
     """Build the waveform cache of a data folder, or find it built; `verify` reads all of it.
 
@@ -26,7 +32,10 @@ def prepare_data(
     Raises:
         DataError: the folder or its labels can't be used.
     """
-    build = partial(prepare, data, home.cache, sample_rate=sample_rate, frame_size=frame_size)
+    build = partial(
+        prepare, data, home.cache, sample_rate=sample_rate, frame_size=frame_size,
+        allow_duplicates=allow_duplicates,
+    )  # fmt: skip
     with show_progress("decode") as progress:
         report = build(progress=progress)
     if not (verify and _is_damaged(report.cache)):
@@ -49,7 +58,14 @@ def _is_damaged(cache: Path) -> bool:
     return bool(clips)
 
 
-def prepare_for_study(study_file: Path, data: Path, home: Home, *, verify: bool = False) -> None:
+def prepare_for_study(
+    study_file: Path,
+    data: Path,
+    home: Home,
+    *,
+    verify: bool = False,
+    allow_duplicates: bool = False,
+) -> None:
     """Build or find all that the study's workers read: the waveform cache and ImageNet weights.
 
     With `verify` all of the cache is read and checked. Without network, the weights must be here
@@ -68,7 +84,12 @@ def prepare_for_study(study_file: Path, data: Path, home: Home, *, verify: bool 
     if backbones:  # else torch is not needed, and slow to import
         check_backbones(config, study_file.name)
     report = prepare_data(
-        config.sample_rate, data, home, frame_size=config.frame_size, verify=verify
+        config.sample_rate,
+        data,
+        home,
+        frame_size=config.frame_size,
+        verify=verify,
+        allow_duplicates=allow_duplicates,
     )
     show_prepare_report(report)
     if backbones:

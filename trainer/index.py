@@ -49,6 +49,8 @@ class Index(BaseModel, frozen=True, extra="forbid", strict=True):
     rejects: list[tuple[str, str, str]]
     """Split, name and reason of each clip that couldn't be decoded."""
     warnings: list[str]
+    shared_sounds: list[tuple[str, str]] = []
+    """Names of training and validation clips whose sound is the same."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

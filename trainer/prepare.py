@@ -21,6 +21,8 @@ CONTENT_VERSION = 1
 """Rises whenever other samples or images are made of the same files."""
 BALANCED_SHARE = 0.2
 """A split whose rarer class has a smaller share than this is worth a warning."""
+MOST_NAMED = 3
+"""Of the pairs of clips in a message."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 Progress = Callable[[int, int], None]
@@ -58,6 +60,7 @@ def prepare(
     notebook_images: bool = True,
     frame_size: int = 0,
     anew: bool = False,
+    allow_duplicates: bool = False,
     num_processes: int | None = None,
     progress: Progress | None = None,
 ) -> PrepareReport:
@@ -67,6 +70,8 @@ def prepare(
     for the first. By default it decodes on all cores. With `anew` it takes the place of the cache
     that is there, whose readers keep their open files. With a `frame_size`, in pixels, frames of
     the picture are kept as well, and a clip that has only a picture counts as a silent one.
+
+    The same sound in both splits is refused, unless that is allowed or there is a cache already.
 
     Raises:
         DataError: the data can't be used, or the cache can't be written.
@@ -83,7 +88,10 @@ def prepare(
             reused = index is not None
             if index is None:
                 num_processes = num_processes or len(os.sched_getaffinity(0))
-                index = _build(dataset, settings, cache, num_processes, progress)
+                index = _build(
+                    dataset, settings, cache, num_processes, progress,
+                    allow_duplicates=allow_duplicates,
+                )  # fmt: skip
     return _report(dataset, cache, index, reused=reused)
 
 
@@ -93,6 +101,8 @@ def _build(
     cache: Path,
     num_processes: int,
     progress: Progress | None,
+    *,
+    allow_duplicates: bool,
 ) -> Index:
     with PartialCache(
         cache.with_suffix(".partial"), len(dataset.clips), settings.extra_bytes
@@ -105,6 +115,8 @@ def _build(
                     progress(len(partial.entries), len(dataset.clips))
         index = _make_index(dataset, settings, partial.entries)
         _require_clips(index)
+        if not allow_duplicates:
+            _require_apart(index)
         partial.finish(index, cache)
     return index
 
@@ -128,6 +140,7 @@ def _make_index(dataset: Dataset, settings: DecodeSettings, entries: Sequence[En
         checksums=checksums,
         rejects=[(clip.split, clip.name, entry.reason) for clip, entry in fates if entry.reason],
         warnings=[*_compare_sounds(kept), *_count_lacks(kept)],
+        shared_sounds=_find_shared(kept),
     )
 
 
@@ -171,23 +184,53 @@ def _fingerprint_data(kept: Sequence[tuple[Clip, Entry]], settings: DecodeSettin
     return digest.hexdigest()
 
 
-def _compare_sounds(kept: Sequence[tuple[Clip, Entry]]) -> list[str]:
-    """Return warnings of equal sounds where they mislead: across splits, or under both labels."""
+def _by_sound(kept: Sequence[tuple[Clip, Entry]]) -> list[list[Clip]]:
+    """Return the clips of each sound that several have, without silence."""
     groups: defaultdict[str, list[Clip]] = defaultdict(list)
     for clip, entry in kept:
         if entry.lacks != "sound":
             groups[entry.sound_digest].append(clip)
-    across = [clips for clips in groups.values() if len({clip.split for clip in clips}) > 1]
-    torn = [clips for clips in groups.values() if len({clip.target for clip in clips}) > 1]
-    warnings = []
-    for clips, fault in ((across, "in both splits"), (torn, "under both labels")):
-        if clips:
-            first, last = clips[0][0], clips[0][-1]
-            warnings.append(
-                f"the same sound is {fault}, {len(clips)} times; for one, "
-                f"{first.split} {first.name!r} and {last.split} {last.name!r}"
-            )
-    return warnings
+    return [clips for clips in groups.values() if len(clips) > 1]
+
+
+def _find_shared(kept: Sequence[tuple[Clip, Entry]]) -> list[tuple[str, str]]:
+    """Return a training and a validation clip of each sound that is in both splits."""
+    pairs = []
+    for clips in _by_sound(kept):
+        first = {clip.split: clip.name for clip in reversed(clips)}
+        if len(first) > 1:
+            pairs.append((first["train"], first["val"]))
+    return pairs
+
+
+def _compare_sounds(kept: Sequence[tuple[Clip, Entry]]) -> list[str]:
+    """Return a warning of equal sounds under both labels."""
+    torn = [clips for clips in _by_sound(kept) if len({clip.target for clip in clips}) > 1]
+    if not torn:
+        return []
+    first, last = torn[0][0], torn[0][-1]
+    return [
+        f"the same sound is under both labels, {len(torn)} times; for one, "
+        f"{first.split} {first.name!r} and {last.split} {last.name!r}"
+    ]
+
+
+def _require_apart(index: Index) -> None:
+    """Refuse splits that share sounds.
+
+    Raises:
+        DataError: names a few of them.
+    """
+    if not index.shared_sounds:
+        return
+    pairs = [f"train {first!r} and val {second!r}" for first, second in index.shared_sounds]
+    more = ["..."] if len(pairs) > MOST_NAMED else []
+    raise DataError(
+        f"the same sound is in both splits, {len(pairs)} times: "
+        f"{', '.join([*pairs[:MOST_NAMED], *more])}. A detector is not measured by a clip that it "
+        "was trained on: remove one of each, or allow it with "
+        "`melsearch prepare DATA --allow-duplicates`; what is decoded is kept"
+    )
 
 
 def _count_lacks(kept: Sequence[tuple[Clip, Entry]]) -> list[str]:
@@ -236,6 +279,8 @@ def _report(dataset: Dataset, cache: Path, index: Index, *, reused: bool) -> Pre
     warnings = [*dataset.warnings, *index.warnings]
     for split, summary in splits.items():
         warnings += _judge_balance(split, summary)
+    if index.shared_sounds:
+        warnings.append(f"the same sound is in both splits, {len(index.shared_sounds)} times")
     num_cut = sum(count >= MAX_SECONDS * index.sample_rate for count in index.num_samples)
     if num_cut:
         warnings.append(f"{num_cut} clips are longer than {MAX_SECONDS // 60} min: cut to that")

@@ -214,17 +214,29 @@ def test_joined_splits_read_the_same_files(data: Path, root: Path) -> None:
         join(train, other.split("val"))
 
 
-def test_same_sound_in_both_splits_and_under_both_labels_is_a_warning(
-    data: Path, root: Path
-) -> None:
+def test_same_sound_under_both_labels_is_a_warning(data: Path, root: Path) -> None:
     """A sound that was copied is found by its content, not by its name."""
     sound = (data / "trainset" / "000.wav").read_bytes()
-    (data / "valset" / "001.wav").write_bytes(sound)
-    warnings = prepare(data, root, num_processes=1, notebook_images=False).warnings
-    assert len(warnings) == 2
-    assert "in both splits" in warnings[0]
-    assert "under both labels" in warnings[1]
-    assert "'000.wav' and val '001.wav'" in warnings[0]
+    (data / "trainset" / "001.wav").write_bytes(sound)
+    (warning,) = prepare(data, root, num_processes=1, notebook_images=False).warnings
+    assert "under both labels" in warning
+    assert "train '000.wav' and train '001.wav'" in warning
+
+
+def test_same_sound_in_both_splits_is_refused_unless_allowed(data: Path, root: Path) -> None:
+    """No cache is made, what is decoded is kept, and what was allowed stays so."""
+    sound = (data / "trainset" / "000.wav").read_bytes()
+    (data / "valset" / "002.wav").write_bytes(sound)
+    with pytest.raises(DataError, match=r"train '000\.wav' and val '002\.wav'.*--allow-duplicates"):
+        prepare(data, root, num_processes=1)
+    assert list_caches(root) == []
+    seen: list[tuple[int, int]] = []
+    report = prepare(
+        data, root, allow_duplicates=True, progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == []
+    assert report.warnings == ("the same sound is in both splits, 1 times",)
+    assert prepare(data, root).reused
 
 
 def test_missing_class_and_imbalance_are_warnings(data: Path, root: Path) -> None:

@@ -115,7 +115,8 @@ def video_set(root: Path) -> Path:
         (root / f"{split}set").mkdir(parents=True)
         names = [f"{number}.mp4" for number in range(4)]
         for number, name in enumerate(names):
-            path, tone = root / f"{split}set" / name, make_tone(200 + 10 * number, 0.3)
+            hertz = 200 + 10 * number + 100 * (split == "val")
+            path, tone = root / f"{split}set" / name, make_tone(hertz, 0.3)
             if split == "train" and number == 0:
                 write_silent_picture(path)
             else:

@@ -125,7 +125,7 @@ class Stack:
     def wait(self, condition: Callable[[], object]) -> None:
         """Wait until the condition is true; if it never is, show the end of all logs."""
         try:
-            wait_until(condition, 240.0, poll_seconds=0.5)
+            wait_until(condition, 400.0, poll_seconds=0.5)
         except AssertionError as error:
             logs = self.compose("logs", "--no-color", "--tail=30")
             raise AssertionError(f"{error}\n{self.compose('ps', '--all')}\n{logs}") from error

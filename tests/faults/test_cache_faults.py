@@ -55,8 +55,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder with data that are prepared."""
     folder = tmp_path_factory.mktemp("prepared")
     data = write_dataset(folder / "data", small_clips())
-    for split in ("train", "val"):
-        sound = make_tone(100, LONG_SECONDS) + make_tone(0.3, LONG_SECONDS)
+    for split, hertz in (("train", 100), ("val", 110)):
+        sound = make_tone(hertz, LONG_SECONDS) + make_tone(0.3, LONG_SECONDS)
         write_media(data / f"{split}set" / LONG, sound)
     succeed(folder, "prepare", "data")
     return folder

@@ -153,6 +153,14 @@ class StudyConfig(_Section):
             modalities |= set(self.space["modality"].corners().values())
         return 0 if modalities == {"audio"} else values.frame_size
 
+    @property
+    def needs_codecs(self) -> bool:
+        """Whether any trial reads copies of the sounds that codecs made."""
+        shares = [self.baseline_config().codec_share, self.training.get("codec_share", 0.0)]
+        if "codec_share" in self.space:
+            shares += self.space["codec_share"].corners().values()
+        return any(shares)
+
     def fixed_values(self) -> dict[str, Any]:
         """Return what all trials of the study have in common, defaults spelled out."""
         defaults = {name: field.default for name, field in TrainConfig.model_fields.items()}

@@ -66,7 +66,9 @@ def read_targets(data: Path) -> dict[Split, list[int]]:
 
 def _cache_of(config: StudyConfig, data: Path | None, home: Home) -> WaveformCache:
     if data is not None:
-        report = prepare_data(config.sample_rate, data, home, frame_size=config.frame_size)
+        report = prepare_data(
+            config.sample_rate, data, home, frame_size=config.frame_size, codecs=config.needs_codecs
+        )
         return WaveformCache.open(report.cache)
     caches = list_caches(home.cache)
     if len(caches) != 1:
@@ -81,6 +83,11 @@ def _cache_of(config: StudyConfig, data: Path | None, home: Home) -> WaveformCac
         raise ContractError(
             f"the prepared data have {cache.sample_rate} Hz, the study {config.sample_rate} Hz; "
             "name the data with --data DATA to prepare them again"
+        )
+    if config.needs_codecs and not cache.num_copies:
+        raise ContractError(
+            "the study reads what codecs make of each sound, the prepared data hold no such copies;"
+            " name the data with --data DATA to prepare them again"
         )
     if config.frame_size not in (0, cache.frame_size):
         raise ContractError(

@@ -39,6 +39,9 @@ def prepare(
     frame_size: Annotated[
         int | None, typer.Option(min=32, max=512, help="Pixels of a frame's sides, else 64.")
     ] = None,
+    codecs: Annotated[
+        bool, typer.Option("--codecs", help="Keep what AAC, MP3, Opus and G.722 make of it, too.")
+    ] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read all of the cache; mend it if it is damaged.")
     ] = False,
@@ -59,15 +62,18 @@ def prepare(
             data,
             find_home(),
             frame_size=size,
+            codecs=codecs,
             verify=verify,
             allow_duplicates=allow_duplicates,
         )
         show_prepare_report(report)
-    elif sample_rate is None and not video:
+    elif sample_rate is None and not video and not codecs:
         home = find_home()
         prepare_for_study(study, data, home, verify=verify, allow_duplicates=allow_duplicates)
     else:
-        raise ConfigError("--study says what to keep already: leave --sample-rate and --video out")
+        raise ConfigError(
+            "--study says what to keep already: leave --sample-rate out, and --video, --codecs"
+        )
 
 
 def audit(

@@ -116,7 +116,13 @@ def open_cache(recipes: Sequence[Recipe], data: Path | None, home: Home) -> Wave
     """
     if data is not None:
         settings = decode_settings([recipe.config for recipe in recipes])
-        report = prepare_data(settings.sample_rate, data, home, frame_size=settings.frame_size)
+        report = prepare_data(
+            settings.sample_rate,
+            data,
+            home,
+            frame_size=settings.frame_size,
+            codecs=any(recipe.config.codec_share for recipe in recipes),
+        )
         return WaveformCache.open(report.cache)
     fingerprint = str(recipes[0].origin.get("data_fingerprint", ""))
     found = find_cache(home.cache, fingerprint)

@@ -22,18 +22,21 @@ def prepare_data(
     home: Home,
     *,
     frame_size: int = 0,
+    codecs: bool = False,
     verify: bool = False,
     allow_duplicates: bool = False,
 ) -> PrepareReport:
     """Build the waveform cache of a data folder, or find it built; `verify` reads all of it.
 
-    With a `frame_size`, in pixels, it keeps frames of the picture as well.
+    With a `frame_size`, in pixels, it keeps frames of the picture as well, with `codecs` what those
+    make of each sound.
 
     Raises:
         DataError: the folder or its labels can't be used.
     """
     build = partial(
         prepare, data, home.cache, sample_rate=sample_rate, frame_size=frame_size,
+        codecs=codecs,
         allow_duplicates=allow_duplicates,
     )  # fmt: skip
     with show_progress("decode") as progress:
@@ -88,6 +91,7 @@ def prepare_for_study(
         data,
         home,
         frame_size=config.frame_size,
+        codecs=config.needs_codecs,
         verify=verify,
         allow_duplicates=allow_duplicates,
     )

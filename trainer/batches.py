@@ -50,13 +50,14 @@ def training_batches(
     else:
         order_N = _draw_balanced(clips, rng)
         crops_N = rng.random(num_clips)
+    copies_N = _draw_copies(clips, config, rng)
     for step in range(first_step, count_steps(num_clips, config.batch_size)):
         begin = step * config.batch_size
         part = slice(begin, begin + config.batch_size)
         indices = order_N[part]
         room_B = _room(clips, config)[indices]
         starts = np.floor(crops_N[part] * (room_B + 1)).astype(np.int64)
-        yield read_batch(clips, config, indices, starts)
+        yield read_batch(clips, config, indices, starts, copies_N[part])
 
 
 def _draw_balanced(clips: ClipSet, rng: np.random.Generator) -> IntArray:
@@ -69,6 +70,14 @@ def _draw_balanced(clips: ClipSet, rng: np.random.Generator) -> IntArray:
         rounds = [rng.permutation(members) for _ in range(math.ceil(share / len(members)))]
         drawn.append(np.concatenate(rounds)[:share])
     return rng.permutation(np.concatenate(drawn))
+
+
+def _draw_copies(clips: ClipSet, config: TrainConfig, rng: np.random.Generator) -> IntArray:
+    """Return which copy of each clip is read, 0 for the clip itself."""
+    if config.codec_share == 0 or clips.num_copies == 0:
+        return np.zeros(len(clips), np.int64)
+    is_copy_N = rng.random(len(clips)) < config.codec_share
+    return np.where(is_copy_N, rng.integers(1, clips.num_copies + 1, len(clips)), 0)
 
 
 def evaluation_batches(
@@ -107,18 +116,28 @@ def evaluation_windows(
     return np.array(indices, np.int64), np.array(starts, np.int64)
 
 
-def read_batch(clips: ClipSet, config: TrainConfig, indices: IntArray, starts: IntArray) -> Batch:
-    """Return the inputs of some of the clips, from these samples on.
+def read_batch(
+    clips: ClipSet,
+    config: TrainConfig,
+    indices: IntArray,
+    starts: IntArray,
+    copies: IntArray | None = None,
+) -> Batch:
+    """Return the inputs of some of the clips, or of these copies, from these samples on.
 
     Raises:
         CacheDamagedError: what is read isn't as it was written.
     """
-    inputs = read_inputs(clips, config, indices, starts)
+    inputs = read_inputs(clips, config, indices, starts, copies)
     return Batch(inputs, indices, read_pictures(clips, config, indices))
 
 
 def read_inputs(
-    clips: ClipSet, config: TrainConfig, indices: IntArray, starts: IntArray
+    clips: ClipSet,
+    config: TrainConfig,
+    indices: IntArray,
+    starts: IntArray,
+    copies: IntArray | None = None,
 ) -> NDArray[np.generic]:
     """Return windows of waveforms (B, T) int16, or the notebook's images (B, 256, 256) uint8.
 
@@ -129,11 +148,13 @@ def read_inputs(
         return _images(clips)[indices]
     window = window_samples(config)
     inputs_BT = np.empty((len(indices), window), np.int16)
-    for row, (index, start) in enumerate(zip(indices.tolist(), starts.tolist(), strict=True)):
+    copies = np.zeros_like(indices) if copies is None else copies
+    places = zip(indices.tolist(), starts.tolist(), copies.tolist(), strict=True)
+    for row, (index, start, copy) in enumerate(places):
         if start + window <= clips.num_samples[index]:
-            clips.read_window(index, start, inputs_BT[row])
+            clips.read_window(index, start, inputs_BT[row], copy)
         else:
-            inputs_BT[row] = np.resize(np.roll(clips.waveform(index), -start), window)
+            inputs_BT[row] = np.resize(np.roll(clips.waveform(index, copy), -start), window)
     return inputs_BT
 
 
@@ -152,6 +173,19 @@ def check_images(clips: ClipSet, config: TrainConfig) -> None:
         raise DataError(
             'frontend "notebook" reads the notebook\'s images, and the waveform cache holds none;'
             ' prepare the data again with notebook images, or choose frontend "logmel"'
+        )
+
+
+def check_copies(clips: ClipSet, config: TrainConfig) -> None:
+    """Refuse training clips that lack the copies which the config's codec_share needs.
+
+    Raises:
+        DataError: the clips were cached without copies.
+    """
+    if config.codec_share and config.frontend != "notebook" and not clips.num_copies:
+        raise DataError(
+            f"codec_share = {config.codec_share:g} reads what codecs made of each sound, and the"
+            " cache holds no copies; prepare the data with --codecs, or set codec_share = 0"
         )
 
 

@@ -13,6 +13,7 @@ from trainer.dataset import Split
 from trainer.errors import CacheDamagedError, DataError
 from trainer.images import IMAGE_SHAPE, StoredImages
 from trainer.index import (
+    COPY_FILE,
     FRAME_FILE,
     IMAGE_FILE,
     SAMPLE_BYTES,
@@ -75,6 +76,10 @@ class ClipSet:
     """Of the cache that they are of; empty for clips of no cache."""
     frames: NDArray[np.uint8] | StoredImages | None = None
     """(N, P, D, S, S, C), the picture at moments, or None if the cache was made without."""
+    copies_S: NDArray[np.int16] | CheckedFile | None = None
+    """What codecs made of the sounds: of each clip all copies, then those of the next one."""
+    num_copies: int = 0
+    """Of each clip."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -91,27 +96,31 @@ class ClipSet:
             frames=_select(self.frames, indices),
         )
 
-    def waveform(self, index: int) -> NDArray[np.int16]:
-        """Return a clip's samples, (T,); 32,768 is full scale.
+    def waveform(self, index: int, copy: int = 0) -> NDArray[np.int16]:
+        """Return the samples of a clip or of a copy, (T,); 32,768 is full scale.
 
         Raises:
             CacheDamagedError: they aren't as they were written.
         """
         samples_T = np.empty(self.num_samples[index], np.int16)
-        self.read_window(index, 0, samples_T)
+        self.read_window(index, 0, samples_T, copy)
         return samples_T
 
-    def read_window(self, index: int, start: int, out_T: NDArray[np.int16]) -> None:
-        """Fill `out_T` with a clip's samples from `start` on.
+    def read_window(self, index: int, start: int, out_T: NDArray[np.int16], copy: int = 0) -> None:
+        """Fill `out_T` with a clip's samples from `start` on; of a copy, if one is counted from 1.
 
         Raises:
             CacheDamagedError: they aren't as they were written.
         """
-        begin = int(self.offsets[index]) + start
-        if isinstance(self.samples_S, CheckedFile):
-            self.samples_S.read_into(begin * SAMPLE_BYTES, out_T.data)
+        samples_S, begin = self.samples_S, int(self.offsets[index]) + start
+        if copy and self.copies_S is not None:
+            samples_S = self.copies_S
+            before = int(self.offsets[index]) * self.num_copies
+            begin = before + (copy - 1) * int(self.num_samples[index]) + start
+        if isinstance(samples_S, CheckedFile):
+            samples_S.read_into(begin * SAMPLE_BYTES, out_T.data)
         else:
-            out_T[:] = self.samples_S[begin : begin + len(out_T)]
+            out_T[:] = samples_S[begin : begin + len(out_T)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +141,10 @@ class WaveformCache:
     """Of the picture, or None likewise."""
     frame_size: int = 0
     """Their height and width in pixels; 0 without."""
+    copies_S: CheckedFile | None = None
+    """What codecs made of the sounds, or None likewise."""
+    num_copies: int = 0
+    """Of each clip."""
 
     @classmethod
     def open(cls, path: Path, *, data_fingerprint: str | None = None) -> Self:
@@ -166,6 +179,8 @@ class WaveformCache:
             files.get(IMAGE_FILE),
             files.get(FRAME_FILE),
             index.frame_size,
+            files.get(COPY_FILE),
+            len(index.codecs),
         )
 
     def split(self, split: Split) -> ClipSet:
@@ -182,6 +197,8 @@ class WaveformCache:
             images=_stored(self.images, rows_N, IMAGE_SHAPE),
             frames=_stored(self.frames, rows_N, frame_shape(self.frame_size)),
             data_fingerprint=self.data_fingerprint,
+            copies_S=self.copies_S,
+            num_copies=self.num_copies,
         )
 
     def all_clips(self) -> ClipSet:
@@ -197,15 +214,14 @@ def join(first: ClipSet, second: ClipSet) -> ClipSet:
     """
     if first.samples_S is not second.samples_S:
         raise ValueError("only clips of one cache can be joined")
-    return ClipSet(
+    return replace(
+        first,
         names=first.names + second.names,
         targets=np.concatenate([first.targets, second.targets]),
         num_samples=np.concatenate([first.num_samples, second.num_samples]),
         offsets=np.concatenate([first.offsets, second.offsets]),
-        samples_S=first.samples_S,
         images=_join(first.images, second.images),
         frames=_join(first.frames, second.frames),
-        data_fingerprint=first.data_fingerprint,
     )
 
 
@@ -231,7 +247,8 @@ def find_damage(path: Path, progress: Progress | None = None) -> list[CacheDamag
     faults = []
     for index in range(len(clips)):
         try:
-            clips.waveform(index)
+            for copy in range(clips.num_copies + 1):
+                clips.waveform(index, copy)
             for images in (clips.images, clips.frames):
                 if images is not None:
                     images[np.array([index])]

@@ -46,19 +46,19 @@ def list_damaged(cache_root: Path) -> Sequence[DamagedCache]:
 
 
 def find_cache(cache_root: Path, data_fingerprint: str) -> Path | None:
-    """Return a cache of that data, one with the notebook's images before one without, or None.
+    """Return a cache of that data, the one that holds most, or None.
 
     Raises:
         CacheDamagedError: there is none that is whole, but a damaged one that is or may be of it.
     """
     found = dict(_look_through(cache_root))
     fitting = [
-        (not index.notebook_images, path)
+        (not index.codecs, not index.notebook_images, path)
         for path, index in found.items()
         if isinstance(index, Index) and index.data_fingerprint == data_fingerprint
     ]
     if fitting:
-        return min(fitting)[1]
+        return min(fitting)[-1]
     faults = [
         damaged.fault
         for damaged in found.values()

@@ -70,6 +70,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     strength: Fraction = 0.5
     """How strong the augmentation is: 0 the mildest form of the policy, 1 the strongest."""
 
+    codec_share: Fraction = 0.0
+    """Of training clips that are read as a codec left them; the cache must hold such copies."""
+
     optimizer: Optimizer = "adamw"
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0

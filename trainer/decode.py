@@ -1,7 +1,6 @@
 """Decode many clips on all cores, and outlive the file that kills its decoder."""
 
 import hashlib
-import math
 import multiprocessing
 import os
 import signal
@@ -16,7 +15,7 @@ from threading import Thread
 from typing import ParamSpec, TypeVar
 
 from trainer.errors import DataError
-from trainer.index import FRAME_FILE, IMAGE_BYTES, IMAGE_FILE, frame_shape
+from trainer.index import COPY_FILE, FRAME_FILE, IMAGE_FILE, WAVEFORM_FILE, clip_bytes
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,12 +36,12 @@ class DecodeSettings:
     frame_size: int = 0
     """Height and width in pixels of the frames; 0 keeps none."""
 
-    @property
-    def extra_bytes(self) -> dict[str, int]:
-        """How many bytes of each clip lie in each of the cache's files but the waveforms'."""
-        images = {IMAGE_FILE: IMAGE_BYTES} if self.notebook_images else {}
-        frames = {FRAME_FILE: math.prod(frame_shape(self.frame_size))} if self.frame_size else {}
-        return images | frames
+    codecs: tuple[str, ...] = ()
+    """Which of index.CODECS make a copy of the sound."""
+
+    def clip_bytes(self, num_samples: int) -> dict[str, int]:
+        """Return how many bytes of a clip lie in each data file of the cache."""
+        return clip_bytes(num_samples, self.notebook_images, self.frame_size, len(self.codecs))
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,9 @@ class DecodedClip:
     frames: bytes = b""
     """(P, D, S, S, C) uint8, black without a picture, or nothing."""
 
+    copies: bytes = b""
+    """int16, what each codec made of the sound, one behind the other."""
+
     @property
     def lacks(self) -> str:
         """Which stream of it is missing: `sound`, `picture` or none of them."""
@@ -68,9 +70,14 @@ class DecodedClip:
         return "picture" if self.frames and not self.frames.strip(b"\0") else ""
 
     @property
-    def extras(self) -> dict[str, bytes]:
-        """What lies in the cache's files but that of the waveforms, by file."""
-        return {IMAGE_FILE: self.image, FRAME_FILE: self.frames}
+    def parts(self) -> dict[str, bytes]:
+        """What may lie in the cache's data files, by file."""
+        return {
+            WAVEFORM_FILE: self.samples,
+            IMAGE_FILE: self.image,
+            FRAME_FILE: self.frames,
+            COPY_FILE: self.copies,
+        }
 
 
 Outcome = DecodedClip | str
@@ -83,6 +90,7 @@ def decode_clip(path: Path, settings: DecodeSettings) -> Outcome:
     Where frames are wanted, a file whose sound is missing is kept for its picture: it is silent.
     """
     from trainer.audio import UndecodableError, decode_mono
+    from trainer.codecs import encode_and_decode
     from trainer.notebook_image import SAMPLE_RATE, notebook_image
     from trainer.video import decode_frames, decode_mono_or_silence
 
@@ -96,13 +104,19 @@ def decode_clip(path: Path, settings: DecodeSettings) -> Outcome:
         return str(error)
     except OSError:
         return "unreadable"
-    samples = (samples_T * 32768).round().clip(-32768, 32767).astype("<i2").tobytes()
+    rounded_T = (samples_T * 32768).round().clip(-32768, 32767).astype("<i2")
+    samples = rounded_T.tobytes()
     image = notebook_image(others[0]).tobytes() if others else b""
     frames = b""
     if settings.frame_size:
         seconds = len(samples_T) / settings.sample_rate
         frames = decode_frames(path, settings.frame_size, seconds).tobytes()
-    return DecodedClip(samples, image, source_digest, hashlib.sha256(samples).hexdigest(), frames)
+    sound_digest = hashlib.sha256(samples).hexdigest()
+    copies = b"".join(
+        encode_and_decode(rounded_T, settings.sample_rate, codec, sound_digest).tobytes()
+        for codec in settings.codecs
+    )
+    return DecodedClip(samples, image, source_digest, sound_digest, frames, copies)
 
 
 def decode_all(

@@ -18,10 +18,13 @@ INDEX_FILE = "index.json"
 WAVEFORM_FILE = "waveforms.i16"
 IMAGE_FILE = "images.u8"
 FRAME_FILE = "frames.u8"
+COPY_FILE = "copies.i16"
 SAMPLE_BYTES = 2
 IMAGE_BYTES = 256 * 256
 MOMENTS = 16
 """Of a clip's picture; moment i is at (i + 1/2) / MOMENTS of its length."""
+CODECS = ("aac", "mp3", "opus", "g722")
+"""Each makes a copy of a clip's sound, in this order, where copies are kept."""
 FRAMES_PER_MOMENT = 2
 """One and the next, whose difference shows what moves and what jumps."""
 
@@ -40,6 +43,8 @@ class Index(BaseModel, frozen=True, extra="forbid", strict=True):
     notebook_images: bool
     frame_size: Annotated[int, Field(ge=0)] = 0
     """Height and width in pixels of the frames; 0 for a cache without."""
+    codecs: list[str] = []
+    """Which copies of each sound there are, in their order."""
     splits: list[Split]
     names: list[str]
     targets: list[Annotated[int, Field(ge=0, le=1)]]
@@ -69,12 +74,12 @@ class Index(BaseModel, frozen=True, extra="forbid", strict=True):
 
     def sizes_bytes(self) -> dict[str, list[int]]:
         """Return how many bytes of each clip lie in each data file."""
-        sizes = {WAVEFORM_FILE: [count * SAMPLE_BYTES for count in self.num_samples]}
-        if self.notebook_images:
-            sizes[IMAGE_FILE] = [IMAGE_BYTES] * len(self.names)
-        if self.frame_size:
-            sizes[FRAME_FILE] = [math.prod(frame_shape(self.frame_size))] * len(self.names)
-        return sizes
+        clips = [
+            clip_bytes(count, self.notebook_images, self.frame_size, len(self.codecs))
+            for count in self.num_samples
+        ]
+        names = clips[0] if clips else ()
+        return {name: [clip[name] for clip in clips] for name in names}
 
     @property
     def fix(self) -> str:
@@ -82,6 +87,8 @@ class Index(BaseModel, frozen=True, extra="forbid", strict=True):
         options = f"--verify --sample-rate {self.sample_rate}"
         if self.frame_size:
             options += f" --video --frame-size {self.frame_size}"
+        if self.codecs:
+            options += " --codecs"
         return f"run `melsearch prepare DATA {options}`, which mends it"
 
     def to_bytes(self) -> bytes:
@@ -92,6 +99,20 @@ class Index(BaseModel, frozen=True, extra="forbid", strict=True):
 def frame_shape(frame_size: int) -> tuple[int, int, int, int, int]:
     """Return the shape of a clip's frames: moments, frames of one, height, width, colours."""
     return MOMENTS, FRAMES_PER_MOMENT, frame_size, frame_size, 3
+
+
+def clip_bytes(
+    num_samples: int, has_image: bool, frame_size: int, num_copies: int
+) -> dict[str, int]:
+    """Return how many bytes of a clip lie in each data file of a cache."""
+    sizes = {WAVEFORM_FILE: num_samples * SAMPLE_BYTES}
+    if has_image:
+        sizes[IMAGE_FILE] = IMAGE_BYTES
+    if frame_size:
+        sizes[FRAME_FILE] = math.prod(frame_shape(frame_size))
+    if num_copies:
+        sizes[COPY_FILE] = num_copies * num_samples * SAMPLE_BYTES
+    return sizes
 
 
 def seal(text: bytes) -> bytes:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.batches import check_images
+from trainer.batches import check_copies, check_images
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 from trainer.device import prepare_device
@@ -248,6 +248,7 @@ def _check_clips(config: TrainConfig, train: ClipSet, val: ClipSet | None) -> No
             raise DataError(f"the {name} split needs at least {fewest} clips, got {len(clips)}")
         check_images(clips, config)
         check_frames(clips, config)
+    check_copies(train, config)
 
 
 def _check_objective(objective: str) -> None:

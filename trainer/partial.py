@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -17,7 +17,6 @@ from trainer.durable import sync
 from trainer.index import (
     INDEX_FILE,
     SAMPLE_BYTES,
-    WAVEFORM_FILE,
     Checksum,
     Index,
 )
@@ -33,9 +32,8 @@ class Entry(BaseModel, frozen=True, extra="forbid", strict=True):
     num_samples: Annotated[int, Field(ge=0)] = 0
     source_digest: str = ""
     sound_digest: str = ""
-    sample_checksums: list[Checksum] = []
-    extra_checksums: dict[str, list[Checksum]] = {}
-    """Of what else is kept of it, by file."""
+    checksums: dict[str, list[Checksum]] = {}
+    """Of its blocks in each data file."""
     lacks: str = ""
     """Which stream of it is missing: `sound`, `picture` or none of them."""
     reason: str = ""
@@ -46,8 +44,6 @@ class Entry(BaseModel, frozen=True, extra="forbid", strict=True):
         facts = (self.num_samples, self.source_digest, self.sound_digest)
         if {bool(fact) for fact in facts} != {not self.reason}:
             raise ValueError("a clip is either kept or rejected")
-        if len(self.sample_checksums) != count_blocks(self.num_samples * SAMPLE_BYTES):
-            raise ValueError("each block must have a checksum")
         return self
 
 
@@ -58,14 +54,15 @@ class PartialCache:
     Only one process may have it open.
     """
 
-    def __init__(self, folder: Path, num_clips: int, extra_bytes: Mapping[str, int]) -> None:
-        """Take how many bytes of each clip lie in each file but that of the waveforms."""
+    def __init__(
+        self, folder: Path, num_clips: int, clip_bytes: Callable[[int], Mapping[str, int]]
+    ) -> None:
+        """Take what says how many bytes of a clip lie in each data file, by its samples."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._num_clips = num_clips
-        self._extra_bytes = extra_bytes
-        self._waveforms = _open_file(folder / WAVEFORM_FILE)
-        self._extras = {name: _open_file(folder / name) for name in extra_bytes}
+        self._clip_bytes = clip_bytes
+        self._files = {name: _open_file(folder / name) for name in clip_bytes(0)}
         self._journal = _open_file(folder / JOURNAL_FILE)
         self.entries: list[Entry] = []
         """The fate of each clip so far, in order."""
@@ -89,7 +86,7 @@ class PartialCache:
                 self._commit()
             with suppress(OSError):
                 self._roll_back(self._num_committed)
-        for file in (*self._data_files(), self._journal):
+        for file in (*self._files.values(), self._journal):
             file.close()
 
     def add(self, outcome: Outcome) -> None:
@@ -97,18 +94,16 @@ class PartialCache:
         if isinstance(outcome, str):
             self.entries.append(Entry(reason=outcome))
         else:
-            _write(self._waveforms, outcome.samples)
-            extras = {name: outcome.extras[name] for name in self._extras}
-            for name, file in self._extras.items():
-                _write(file, extras[name])
+            parts = {name: outcome.parts[name] for name in self._files}
+            for name, file in self._files.items():
+                _write(file, parts[name])
             self.entries.append(
                 Entry(
                     num_samples=len(outcome.samples) // SAMPLE_BYTES,
                     source_digest=outcome.source_digest,
                     sound_digest=outcome.sound_digest,
-                    sample_checksums=checksum_blocks(outcome.samples),
+                    checksums={name: checksum_blocks(part) for name, part in parts.items()},
                     lacks=outcome.lacks,
-                    extra_checksums={k: checksum_blocks(data) for k, data in extras.items()},
                 )
             )
         if len(self.entries) - self._num_committed >= CLIPS_PER_COMMIT:
@@ -130,11 +125,8 @@ class PartialCache:
         shutil.rmtree(damaged, ignore_errors=True)
         (cache / JOURNAL_FILE).unlink()
 
-    def _data_files(self) -> list[FileIO]:
-        return [self._waveforms, *self._extras.values()]
-
     def _commit(self) -> None:
-        for file in self._data_files():
+        for file in self._files.values():
             os.fsync(file.fileno())
         fresh = self.entries[self._num_committed :]
         lines = "".join(entry.model_dump_json() + "\n" for entry in fresh).encode()
@@ -145,37 +137,37 @@ class PartialCache:
 
     def _recover(self) -> None:
         """Take up the journal's whole lines whose data is there; cut off the rest."""
-        waveform_bytes = self._waveforms.seek(0, os.SEEK_END)
-        num_extras = [
-            file.seek(0, os.SEEK_END) // self._extra_bytes[name]
-            for name, file in self._extras.items()
-        ]
-        num_whole, num_kept = min(num_extras, default=self._num_clips), 0
+        left = {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
         self._journal.seek(0)
         for line in self._journal.readall().splitlines(keepends=True)[: self._num_clips]:
             entry = _parse_entry(line)
-            if entry is None or not (entry.reason or self._has_extras(entry)):
+            if entry is None:
                 break
-            waveform_bytes -= entry.num_samples * SAMPLE_BYTES
-            num_kept += not entry.reason
-            if waveform_bytes < 0 or num_kept > num_whole:
+            sizes = self._sizes(entry)
+            if {name: len(x) for name, x in entry.checksums.items() if x} != {
+                name: count_blocks(size) for name, size in sizes.items() if size
+            }:
+                break
+            left = {name: size - sizes[name] for name, size in left.items()}
+            if min(left.values()) < 0:
                 break
             self.entries.append(entry)
             self._journal_bytes += len(line)
         self._num_committed = len(self.entries)
         self._roll_back(self._num_committed)
 
-    def _has_extras(self, entry: Entry) -> bool:
-        found = {name: len(checksums) for name, checksums in entry.extra_checksums.items()}
-        return found == {name: count_blocks(size) for name, size in self._extra_bytes.items()}
+    def _sizes(self, entry: Entry) -> Mapping[str, int]:
+        """Return how many bytes of a clip, kept or not, lie in each data file."""
+        return (
+            dict.fromkeys(self._files, 0) if entry.reason else self._clip_bytes(entry.num_samples)
+        )
 
     def _roll_back(self, num_entries: int) -> None:
         """Cut the data files to so many entries, and the journal to what is committed."""
         del self.entries[num_entries:]
-        _cut(self._waveforms, sum(entry.num_samples for entry in self.entries) * SAMPLE_BYTES)
-        num_kept = sum(not entry.reason for entry in self.entries)
-        for name, file in self._extras.items():
-            _cut(file, num_kept * self._extra_bytes[name])
+        sizes = [self._sizes(entry) for entry in self.entries]
+        for name, file in self._files.items():
+            _cut(file, sum(size[name] for size in sizes))
         _cut(self._journal, self._journal_bytes)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from trainer.dataset import MAX_SECONDS, SPLITS, Clip, Dataset, Reject, read_dataset
 from trainer.decode import DecodeSettings, decode_all
 from trainer.errors import DataError
-from trainer.index import WAVEFORM_FILE, Index, check_sizes, read_index
+from trainer.index import CODECS, Index, check_sizes, read_index
 from trainer.partial import Entry, PartialCache
 
 CONTENT_VERSION = 1
@@ -59,6 +59,7 @@ def prepare(
     sample_rate: int = 16_000,
     notebook_images: bool = True,
     frame_size: int = 0,
+    codecs: bool = False,
     anew: bool = False,
     allow_duplicates: bool = False,
     num_processes: int | None = None,
@@ -69,7 +70,8 @@ def prepare(
     Killed, it goes on where it was when called again; called twice at once, the second call waits
     for the first. By default it decodes on all cores. With `anew` it takes the place of the cache
     that is there, whose readers keep their open files. With a `frame_size`, in pixels, frames of
-    the picture are kept as well, and a clip that has only a picture counts as a silent one.
+    the picture are kept as well, and a clip that has only a picture counts as a silent one. With
+    `codecs` each clip's sound is kept as each of index.CODECS leaves it, too.
 
     The same sound in both splits is refused, unless that is allowed or there is a cache already.
 
@@ -77,7 +79,7 @@ def prepare(
         DataError: the data can't be used, or the cache can't be written.
     """
     dataset = read_dataset(root)
-    settings = DecodeSettings(sample_rate, notebook_images, frame_size)
+    settings = DecodeSettings(sample_rate, notebook_images, frame_size, CODECS if codecs else ())
     cache = cache_root / _fingerprint_inputs(dataset.clips, settings)
     index = None if anew else _find_index(cache)
     reused = index is not None
@@ -105,7 +107,7 @@ def _build(
     allow_duplicates: bool,
 ) -> Index:
     with PartialCache(
-        cache.with_suffix(".partial"), len(dataset.clips), settings.extra_bytes
+        cache.with_suffix(".partial"), len(dataset.clips), settings.clip_bytes
     ) as partial:
         todo = [clip.path for clip in dataset.clips[len(partial.entries) :]]
         with closing(decode_all(todo, settings, min(num_processes, len(todo) or 1))) as outcomes:
@@ -124,15 +126,17 @@ def _build(
 def _make_index(dataset: Dataset, settings: DecodeSettings, entries: Sequence[Entry]) -> Index:
     fates = list(zip(dataset.clips, entries, strict=True))
     kept = [(clip, entry) for clip, entry in fates if not entry.reason]
-    checksums = {WAVEFORM_FILE: [part for _, entry in kept for part in entry.sample_checksums]}
-    for name in settings.extra_bytes:
-        checksums[name] = [part for _, entry in kept for part in entry.extra_checksums[name]]
+    checksums = {
+        name: [part for _, entry in kept for part in entry.checksums[name]]
+        for name in settings.clip_bytes(0)
+    }
     return Index(
         root=os.fsencode(dataset.root.resolve()).decode("utf-8", "backslashreplace"),
         data_fingerprint=_fingerprint_data(kept, settings),
         sample_rate=settings.sample_rate,
         notebook_images=settings.notebook_images,
         frame_size=settings.frame_size,
+        codecs=list(settings.codecs),
         splits=[clip.split for clip, _ in kept],
         names=[clip.name for clip, _ in kept],
         targets=[clip.target for clip, _ in kept],

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.property.test_study_config import VALUES
 from trainer.blocks import BLOCK_BYTES, checksum_blocks
 from trainer.cache import ClipSet, WaveformCache, find_damage, list_caches, list_damaged
-from trainer.decode import DecodedClip
+from trainer.decode import DecodedClip, DecodeSettings
 from trainer.errors import CacheDamagedError, DataError
 from trainer.index import (
     FRAME_FILE,
@@ -39,13 +39,15 @@ ODD = (
     | st.sampled_from([-1, 0, 1, 9, 2**31, 2**63, 10**400, 1e400, "train", "val", [], {}])
     | st.lists(st.integers(-1, 2**64), min_size=4, max_size=7)
 )
-EXTRAS = st.dictionaries(
-    st.sampled_from([IMAGE_FILE, FRAME_FILE, "x"]), st.lists(st.integers(-1, 2**32), max_size=2)
+CLIP_BYTES = DecodeSettings(8000, notebook_images=True).clip_bytes
+CHECKSUMS = st.dictionaries(
+    st.sampled_from([WAVEFORM_FILE, IMAGE_FILE, FRAME_FILE, "x"]),
+    st.lists(st.integers(-1, 2**32), max_size=2),
 )
 REJECTED = b'{"reason":"silent"}'
 KEPT = (
-    b'{"num_samples":5,"source_digest":"s","sound_digest":"d","sample_checksums":[1],'
-    b'"extra_checksums":{"images.u8":[1]}}'
+    b'{"num_samples":5,"source_digest":"s","sound_digest":"d",'
+    b'"checksums":{"waveforms.i16":[1],"images.u8":[1]}}'
 )
 
 
@@ -68,9 +70,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("root") / ("0" * 32)
     clips = [DecodedClip(rng.bytes(2 * n), rng.bytes(IMAGE_BYTES), "s", "d") for n in LENGTHS]
-    with PartialCache(
-        path.with_suffix(".partial"), len(clips), {IMAGE_FILE: IMAGE_BYTES}
-    ) as partial:
+    with PartialCache(path.with_suffix(".partial"), len(clips), CLIP_BYTES) as partial:
         for clip in clips:
             partial.add(clip)
         index = Index(
@@ -235,8 +235,7 @@ def test_file_cut_off_behind_a_reader_is_read_right_or_refused(
                 "num_samples": ODD,
                 "source_digest": st.text(max_size=3) | ODD,
                 "sound_digest": st.text(max_size=3) | ODD,
-                "sample_checksums": st.lists(st.integers(-1, 2**32), max_size=2) | ODD,
-                "extra_checksums": EXTRAS | ODD,
+                "checksums": CHECKSUMS | ODD,
                 "reason": st.text(max_size=3) | ODD,
                 "more": ODD,
             },
@@ -246,8 +245,9 @@ def test_file_cut_off_behind_a_reader_is_read_right_or_refused(
                 "num_samples": st.sampled_from([0, 5]),
                 "source_digest": st.sampled_from(["", "s"]),
                 "sound_digest": st.sampled_from(["", "s"]),
-                "sample_checksums": st.sampled_from([[], [1]]),
-                "extra_checksums": st.sampled_from([{}, {IMAGE_FILE: []}, {IMAGE_FILE: [1]}]),
+                "checksums": st.fixed_dictionaries(
+                    {}, optional=dict.fromkeys((WAVEFORM_FILE, IMAGE_FILE), st.just([1]))
+                ),
                 "reason": st.sampled_from(["", "silent"]),
             }
         ).map(lambda fields: json.dumps(fields).encode())
@@ -266,12 +266,12 @@ def test_any_journal_is_believed_as_far_as_it_fits(
     (folder / JOURNAL_FILE).write_bytes(b"\n".join(lines) + b"\n")
     (folder / WAVEFORM_FILE).write_bytes(bytes(size_bytes))
     (folder / IMAGE_FILE).write_bytes(bytes(num_images * IMAGE_BYTES))
-    with PartialCache(folder, 4, {IMAGE_FILE: IMAGE_BYTES}) as partial:
+    with PartialCache(folder, 4, CLIP_BYTES) as partial:
         entries = list(partial.entries)
     assert len(entries) <= 4
     kept = [entry for entry in entries if not entry.reason]
     assert (folder / WAVEFORM_FILE).stat().st_size == 2 * sum(x.num_samples for x in kept)
     assert (folder / IMAGE_FILE).stat().st_size == len(kept) * IMAGE_BYTES
     assert all(entry.num_samples and entry.source_digest for entry in kept)
-    with PartialCache(folder, 4, {IMAGE_FILE: IMAGE_BYTES}) as partial:
+    with PartialCache(folder, 4, CLIP_BYTES) as partial:
         assert partial.entries == entries

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from trainer import partial as partial_module
-from trainer.decode import DecodedClip
+from trainer.decode import DecodedClip, DecodeSettings
 from trainer.index import IMAGE_BYTES, IMAGE_FILE, WAVEFORM_FILE
 from trainer.partial import JOURNAL_FILE, PartialCache
+
+CLIP_BYTES = DecodeSettings(8000, notebook_images=True).clip_bytes
 
 
 def clip(num_samples: int) -> DecodedClip:
@@ -18,7 +20,7 @@ def build(folder: Path) -> None:
     """Leave a construction behind that was stopped after three clips."""
     with (
         pytest.raises(KeyboardInterrupt),
-        PartialCache(folder, 99, {IMAGE_FILE: IMAGE_BYTES}) as partial,
+        PartialCache(folder, 99, CLIP_BYTES) as partial,
     ):
         partial.add(clip(10))
         partial.add("silent")
@@ -28,7 +30,7 @@ def build(folder: Path) -> None:
 
 def lengths(folder: Path) -> list[int]:
     """Reopen, and return the samples of each entry."""
-    with PartialCache(folder, 99, {IMAGE_FILE: IMAGE_BYTES}) as partial:
+    with PartialCache(folder, 99, CLIP_BYTES) as partial:
         return [entry.num_samples for entry in partial.entries]
 
 
@@ -54,7 +56,7 @@ def test_torn_end_of_the_journal_is_dropped(tmp_path: Path, tail: bytes) -> None
 def test_journal_of_more_clips_than_there_are_is_cut_off(tmp_path: Path) -> None:
     """Lines that can't be of these data are not believed."""
     build(tmp_path)
-    with PartialCache(tmp_path, 2, {IMAGE_FILE: IMAGE_BYTES}) as partial:
+    with PartialCache(tmp_path, 2, CLIP_BYTES) as partial:
         assert [entry.num_samples for entry in partial.entries] == [10, 0]
     assert lengths(tmp_path) == [10, 0]
 
@@ -80,7 +82,7 @@ def test_journal_ahead_of_the_data_is_not_believed(tmp_path: Path, name: str, si
 
 def test_commits_in_between_are_on_the_disk(tmp_path: Path) -> None:
     """A kill, which runs no clean-up, loses the clips since the last commit alone."""
-    partial = PartialCache(tmp_path / "a", 99, {IMAGE_FILE: IMAGE_BYTES})
+    partial = PartialCache(tmp_path / "a", 99, CLIP_BYTES)
     for _ in range(partial_module.CLIPS_PER_COMMIT + 3):
         partial.add(clip(1))
     for name in (WAVEFORM_FILE, IMAGE_FILE, JOURNAL_FILE):  # as the kill would find them

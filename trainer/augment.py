@@ -31,8 +31,8 @@ class Augment:
     def __init__(self, config: TrainConfig) -> None:
         self.strength = config.strength
         self.nyquist = config.sample_rate / 2
-        self.mixes = config.modality == "audio"
-        """Two clips' sounds can be mixed, their pictures can't."""
+        self.mixes = config.modality == "audio" and config.train_windows == 1
+        """Two windows can be mixed, two clips' pictures or all their windows can't."""
 
     def waveform(self, waveform_BT: Tensor, generator: torch.Generator) -> Tensor:
         """Return augmented waveforms; the notebook frontend's uint8 images come back untouched."""

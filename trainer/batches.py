@@ -23,7 +23,10 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """The inputs of one step, int16 waveforms (B, T) or uint8 images (B, 256, 256)."""
+    """The inputs of one step, int16 waveforms (B, T) or uint8 images (B, 256, 256).
+
+    Of a training, each clip's train_windows windows one behind the other.
+    """
 
     inputs: NDArray[np.generic]
     indices: IntArray
@@ -41,23 +44,25 @@ def count_steps(num_clips: int, batch_size: int) -> int:
 def training_batches(
     clips: ClipSet, config: TrainConfig, epoch: int, first_step: int = 0
 ) -> Iterator[Batch]:
-    """Yield the epoch's batches from `first_step` on: clips shuffled, each at a random crop."""
+    """Yield the epoch's batches from `first_step` on: clips shuffled, each at random crops."""
     rng = np.random.default_rng([config.seed, epoch])
-    num_clips = len(clips)
+    num_clips, num_windows = len(clips), config.train_windows
     if config.sampling == "natural":
         order_N = rng.permutation(num_clips)
-        crops_N = rng.random(num_clips)[order_N]
+        crops_NW = rng.random((num_clips, num_windows))[order_N]
     else:
         order_N = _draw_balanced(clips, rng)
-        crops_N = rng.random(num_clips)
+        crops_NW = rng.random((num_clips, num_windows))
     copies_N = _draw_copies(clips, config, rng)
     for step in range(first_step, count_steps(num_clips, config.batch_size)):
         begin = step * config.batch_size
         part = slice(begin, begin + config.batch_size)
         indices = order_N[part]
-        room_B = _room(clips, config)[indices]
-        starts = np.floor(crops_N[part] * (room_B + 1)).astype(np.int64)
-        yield read_batch(clips, config, indices, starts, copies_N[part])
+        room_B1 = _room(clips, config)[indices][:, None]
+        starts_BW = np.floor(crops_NW[part] * (room_B1 + 1)).astype(np.int64)
+        repeated = (np.repeat(values, num_windows) for values in (indices, copies_N[part]))
+        rows, copies = repeated
+        yield read_batch(clips, config, rows, starts_BW.ravel(), copies)
 
 
 def _draw_balanced(clips: ClipSet, rng: np.random.Generator) -> IntArray:

@@ -1,5 +1,6 @@
 """TrainConfig: every hyperparameter of one training, and its rules."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
@@ -11,6 +12,7 @@ Augmentation = Literal["none", "notebook", "spec", "strong", "channel", "rawboos
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["cosine", "step", "constant"]
 Sampling = Literal["natural", "balanced"]
+Pooling = Literal["mean", "attention"]
 Modality = Literal["audio", "video", "both"]
 Fusion = Literal["gated", "concat"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -38,8 +40,12 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Hz; must be the waveform cache's."""
     window_seconds: Annotated[float, Field(gt=0, le=60)] = 4.0
     """What the model hears at once. Training crops at random, evaluation spreads evenly."""
+    train_windows: Annotated[int, Field(ge=1, le=16)] = 1
+    """Crops of a clip that one training step hears together."""
     eval_windows: Annotated[int, Field(ge=1, le=64)] = 3
-    """At most so many windows of a clip in evaluation; their logits are averaged."""
+    """At most so many windows of a clip in evaluation."""
+    pooling: Pooling = "mean"
+    """How a clip's windows are averaged: evenly, or by a score that the model gives each."""
     n_fft: Annotated[int, Field(ge=64, le=8192)] = 1024
     """Samples in one Fourier transform."""
     hop_length: Annotated[int, Field(ge=16, le=8192)] = 256
@@ -53,6 +59,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     f_max: Annotated[float, Field(gt=0)] | None = None
     """Hz; by default half the sample rate."""
 
+    repetition: bool = False
+    """Whether passages that come again in a window are a cue."""
     modality: Modality = "audio"
     """What the detector hears or sees."""
     video_backbone: str = "lcnet_050"
@@ -107,34 +115,40 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        nyquist = self.sample_rate / 2
-        f_max = nyquist if self.f_max is None else self.f_max
-        faults = []
-        if f_max > nyquist:
-            faults.append(f"f_max must be at most half the sample rate, {nyquist:g}, got {f_max:g}")
-        if self.f_min >= f_max:
-            faults.append(f"f_min must be below f_max, got {self.f_min:g} and {f_max:g}")
-        if self.hop_length > self.n_fft:
-            faults.append(
-                f"hop_length must be at most n_fft, got {self.hop_length} and {self.n_fft}"
-            )
-        if self.window_seconds * self.sample_rate < self.n_fft:
-            faults.append(f"a window must hold n_fft samples, got {self.window_seconds} s")
-        if self.frontend == "lfcc" and self.n_lfcc > self.n_mels:
-            faults.append(f"n_lfcc must be at most n_mels, got {self.n_lfcc} and {self.n_mels}")
-        if self.frozen_epochs >= self.epochs:
-            faults.append(
-                f"frozen_epochs must be below epochs, got {self.frozen_epochs} and {self.epochs}"
-            )
-        if self.swa_epochs > self.epochs:
-            faults.append(
-                f"swa_epochs must be at most epochs, got {self.swa_epochs} and {self.epochs}"
-            )
-        if self.swa_epochs and self.ema_decay:
-            faults.append("swa_epochs and ema_decay are two averages of the weights: set one to 0")
+        faults = [*self._frontend_faults(), *self._window_faults(), *self._epoch_faults()]
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _frontend_faults(self) -> Iterator[str]:
+        nyquist = self.sample_rate / 2
+        f_max = nyquist if self.f_max is None else self.f_max
+        if f_max > nyquist:
+            yield f"f_max must be at most half the sample rate, {nyquist:g}, got {f_max:g}"
+        if self.f_min >= f_max:
+            yield f"f_min must be below f_max, got {self.f_min:g} and {f_max:g}"
+        if self.hop_length > self.n_fft:
+            yield f"hop_length must be at most n_fft, got {self.hop_length} and {self.n_fft}"
+        if self.frontend == "lfcc" and self.n_lfcc > self.n_mels:
+            yield f"n_lfcc must be at most n_mels, got {self.n_lfcc} and {self.n_mels}"
+
+    def _window_faults(self) -> Iterator[str]:
+        if self.window_seconds * self.sample_rate < self.n_fft:
+            yield f"a window must hold n_fft samples, got {self.window_seconds} s"
+        if self.frontend == "notebook" and (self.train_windows > 1 or self.repetition):
+            yield 'frontend "notebook" has no windows: set train_windows = 1, repetition = false'
+        if self.modality == "video" and self.train_windows > 1:
+            yield 'modality "video" hears no windows: set train_windows = 1'
+        if self.pooling == "attention" and self.train_windows == 1:
+            yield 'pooling "attention" learns from several windows: set train_windows above 1'
+
+    def _epoch_faults(self) -> Iterator[str]:
+        if self.frozen_epochs >= self.epochs:
+            yield f"frozen_epochs must be below epochs, got {self.frozen_epochs} and {self.epochs}"
+        if self.swa_epochs > self.epochs:
+            yield f"swa_epochs must be at most epochs, got {self.swa_epochs} and {self.epochs}"
+        if self.swa_epochs and self.ema_decay:
+            yield "swa_epochs and ema_decay are two averages of the weights: set one to 0"
 
     @property
     def averages_weights(self) -> bool:

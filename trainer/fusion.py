@@ -9,7 +9,6 @@ from trainer.config import TrainConfig
 from trainer.frontend import IMAGENET_MEAN, IMAGENET_STD
 from trainer.index import MOMENTS
 from trainer.model import (
-    NUM_CLASSES,
     Detector,
     build_backbone,
     build_encoder,
@@ -17,6 +16,7 @@ from trainer.model import (
     count_features,
 )
 from trainer.pictures import LAG_SECONDS
+from trainer.pooling import count_answers
 from trainer.standardise import Standardise
 
 # Shape suffixes: B batch, P moments, D the two frames of a moment, S height and width, C colours
@@ -123,9 +123,9 @@ class FusedDetector(nn.Module):
         is_gated = hears and config.fusion == "gated"
         self.gate = nn.Linear(num_joined + 2, num_joined) if is_gated else None
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(num_joined, NUM_CLASSES)
+        self.head = nn.Linear(num_joined, count_answers(config))
         self.stream_heads = nn.ModuleList(
-            nn.Linear(NUM_FEATURES, NUM_CLASSES) for _ in sizes if hears
+            nn.Linear(NUM_FEATURES, count_answers(config)) for _ in sizes if hears
         )
 
     @property

@@ -16,8 +16,8 @@ from trainer.device import autocast, eval_batch_size, upload
 from trainer.frontend import Frontend
 from trainer.fusion import AnyDetector
 from trainer.memory import halve_until_it_fits, must_fit
-from trainer.model import NUM_CLASSES
 from trainer.pictures import Pictures
+from trainer.pooling import NUM_CLASSES, pool_clips
 
 # Shape suffixes: N clips, W windows, B batch, C channels, M mel bands, F frames, K classes.
 
@@ -62,21 +62,21 @@ def predict_logits(
         pictures = upload_pictures(batch.pictures, device, part)
         return score(model, (frontend.normalise(image_BCMF), *pictures), config, device)
 
-    logits_WK, indices_W = [], []
+    answers, indices_W = [], []
     with torch.inference_mode(), must_fit(config, device):
         for batch in evaluation_batches(clips, config, batch_size, shift):
             if should_stop():
                 return None
             attempt = partial(score_batch, batch)
-            logits_BK, micro_batch = halve_until_it_fits(
+            answers_BX, micro_batch = halve_until_it_fits(
                 attempt, len(batch.inputs), micro_batch, 1, device
             )
-            logits_WK.append(logits_BK)
+            answers.append(answers_BX)
             indices_W.append(batch.indices)
-    if not logits_WK:
+    if not answers:
         return np.zeros((0, NUM_CLASSES))
-    windows_WK = torch.cat(logits_WK).double().cpu().numpy()
-    return _average(windows_WK, np.concatenate(indices_W), len(clips))
+    answers_WX = torch.cat(answers).double().cpu().numpy()
+    return pool_clips(answers_WX, np.concatenate(indices_W), len(clips))
 
 
 def to_inputs(inputs: Tensor) -> Tensor:
@@ -97,21 +97,21 @@ def upload_pictures(
 def score(
     model: AnyDetector, inputs: tuple[Tensor, ...], config: TrainConfig, device: torch.device
 ) -> Tensor:
-    """Return the model's logits (B, K) as score_heads does, by all that it hears and sees."""
+    """Return the model's answers (B, X) as score_heads does, by all that it hears and sees."""
     return score_heads(model, inputs, config, device)[0]
 
 
 def score_heads(
     model: AnyDetector, inputs: tuple[Tensor, ...], config: TrainConfig, device: torch.device
 ) -> list[Tensor]:
-    """Return the logits (B, K) of each head as float32, computed in the config's precision.
+    """Return the answers (B, X) of each head as float32, computed in the config's precision.
 
     `inputs` are images (B, C, M, F) and, for a detector that sees, what upload_pictures returned.
     """
     image_BCMF, *pictures = inputs
     with autocast(config.precision, device):
         heads = model.heads(image_BCMF.contiguous(memory_format=torch.channels_last), *pictures)
-    return [logits_BK.float() for logits_BK in heads]
+    return [answers_BX.float() for answers_BX in heads]
 
 
 def _vary(inputs: Tensor, config: TrainConfig, test_pass: int) -> Tensor:
@@ -130,12 +130,3 @@ def _vary(inputs: Tensor, config: TrainConfig, test_pass: int) -> Tensor:
 def _alternate(number: int) -> int:
     """Return 0, 1, -1, 2, -2 and so on."""
     return (number + 1) // 2 * (1 if number % 2 else -1)
-
-
-def _average(
-    windows_WK: NDArray[np.float64], indices_W: NDArray[np.int64], num_clips: int
-) -> NDArray[np.float64]:
-    logits_NK = np.zeros((num_clips, windows_WK.shape[1]))
-    np.add.at(logits_NK, indices_W, windows_WK)
-    counts_N = np.bincount(indices_W, minlength=num_clips)
-    return logits_NK / counts_N[:, None]

@@ -12,25 +12,33 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trainer.config import TrainConfig
 from trainer.errors import DownloadError, ModelError
 from trainer.frontend import num_bands
+from trainer.pooling import count_answers
+from trainer.repetition import Repetition
 from trainer.standardise import Standardise
 from trainer.weights import load_weights
 
-NUM_CLASSES = 2
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-# Shape suffixes: B batch, C channels, M mel bands, F frames, K classes.
+# Shape suffixes: B batch, C channels, M mel bands, F frames, X answers to an image.
 
 
 class Detector(nn.Module):
-    """Scores images of clips: (B, C, M, F) to the logits (B, 2) of bona fide and fake.
+    """Answers to images of windows: (B, C, M, F) to the logits of bona fide and fake, and with
+    attention a score (B, X).
 
     A backbone that takes one image size only (most transformers) is given the image resized to it.
     """
 
-    def __init__(self, backbone: nn.Module, standardise: Standardise | None = None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        standardise: Standardise | None = None,
+        repetition: Repetition | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.standardise = standardise
+        self.repetition = repetition
         self.image_size = _fixed_image_size(backbone)
 
     @property
@@ -39,21 +47,23 @@ class Detector(nn.Module):
         return [self.backbone]
 
     def forward(self, image_BCMF: Tensor) -> Tensor:
-        """Return the logits (B, K) of images, normalised but for what the model itself keeps."""
+        """Return the answers (B, X) to images, normalised but for what the model itself keeps."""
+        cue_BX = 0.0 if self.repetition is None else self.repetition(image_BCMF)
         if self.standardise is not None:
             image_BCMF = self.standardise(image_BCMF)
         if self.image_size is not None and image_BCMF.shape[-2:] != self.image_size:
             image_BCMF = functional.interpolate(image_BCMF, self.image_size, mode="bilinear")
-        return cast(Tensor, self.backbone(image_BCMF))
+        answers_BX = cast(Tensor, self.backbone(image_BCMF))
+        return answers_BX if self.repetition is None else answers_BX + cue_BX
 
     def heads(self, image_BCMF: Tensor) -> list[Tensor]:
-        """Return what a training minimises the loss of: the logits alone."""
+        """Return what a training minimises the loss of: the answers alone."""
         return [self(image_BCMF)]
 
 
 def build_model(config: TrainConfig, num_channels: int) -> Detector:
     """Return the detector of sound that the config names, as build_encoder does."""
-    return build_encoder(config, num_channels, NUM_CLASSES)
+    return build_encoder(config, num_channels, count_answers(config))
 
 
 def build_encoder(config: TrainConfig, num_channels: int, num_classes: int = 0) -> Detector:
@@ -67,7 +77,12 @@ def build_encoder(config: TrainConfig, num_channels: int, num_classes: int = 0) 
     """
     keeps = config.normalisation == "set" and config.frontend != "notebook"
     backbone = build_backbone(config, num_channels, num_classes)
-    encoder = Detector(backbone, Standardise(num_bands(config)) if keeps else None)
+    num_answers = num_classes or count_features(backbone)
+    encoder = Detector(
+        backbone,
+        Standardise(num_bands(config)) if keeps else None,
+        Repetition(config, num_answers) if config.repetition else None,
+    )
     if config.weights not in ("none", "imagenet"):
         load_weights(encoder, config.weights, config.backbone)
     return encoder

@@ -78,6 +78,11 @@ def export_onnx(detector: LoadedDetector, out: Path) -> float:
         OSError: the file can't be written.
     """
     configs = [member.config for member in detector.members]
+    if any(config.pooling == "attention" for config in configs):
+        raise ModelError(
+            'pooling = "attention" weighs the windows of a clip, and a graph answers to one window;'
+            ' export a detector with pooling = "mean"'
+        )
     lengths = {window_samples(x) for x in configs if x.frontend != "notebook"}
     if len(lengths) > 1:
         told = ", ".join(f"{x / configs[0].sample_rate:g} s" for x in sorted(lengths))

@@ -32,7 +32,6 @@ from trainer.losses import find_heads_loss
 from trainer.measures import summarize
 from trainer.memory import halve_until_it_fits
 from trainer.model import (
-    NUM_CLASSES,
     freeze_backbones,
     has_batch_norm,
     to_channels_last,
@@ -47,6 +46,7 @@ from trainer.optim import (
     set_learning_rate,
 )
 from trainer.pictures import drop_streams, vary
+from trainer.pooling import NUM_CLASSES, pool_windows
 
 # Shape suffixes: B batch, C channels, M mel bands, F frames, N clips, K classes.
 
@@ -188,7 +188,7 @@ class Training:
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model, average_share(config, epoch, step, self.num_steps))
-        self.losses.append((loss, len(batch.indices)))
+        self.losses.append((loss, len(targets_BK)))
 
     def _find_gradients(self, inputs: tuple[Tensor, ...], targets_BK: Tensor, seed: int) -> Tensor:
         """Return the batch's mean loss, and leave its gradients, from micro-batches that fit."""
@@ -221,9 +221,12 @@ class Training:
         num_parts = max(1, min(num_parts, num_images // self.smallest_micro_batch))
         total = torch.zeros((), device=self.device)
         parts = zip(*(x.tensor_split(num_parts) for x in (*inputs, targets_BK)), strict=True)
+        num_windows = self.config.train_windows
         for *part, part_BK in parts:
-            heads = score_heads(self.model, tuple(part), self.config, self.device)
-            loss = find_heads_loss(heads, part_BK, self.config.focal_gamma)
+            windows = tuple(x.flatten(0, 1) for x in part)
+            heads = score_heads(self.model, windows, self.config, self.device)
+            clips = [pool_windows(answers_WX, num_windows) for answers_WX in heads]
+            loss = find_heads_loss(clips, part_BK, self.config.focal_gamma)
             loss = loss * (len(part_BK) / num_images)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
@@ -231,9 +234,11 @@ class Training:
 
     @torch.no_grad()
     def _read_batch(self, batch: Batch) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Return what the model reads of a batch, augmented, and the soft targets."""
+        """Return what the model reads of a batch, augmented, (B, W, ...), and the soft targets."""
         inputs = to_inputs(devices.upload(batch.inputs, self.device))
-        targets_B = self.targets_N[devices.upload(batch.indices, self.device)]
+        num_windows = self.config.train_windows
+        clips = batch.indices[::num_windows]
+        targets_B = self.targets_N[devices.upload(clips, self.device)]
         targets_BK = functional.one_hot(targets_B, NUM_CLASSES).float()
         smoothing = self.config.label_smoothing
         targets_BK = targets_BK * (1 - smoothing) + smoothing / NUM_CLASSES
@@ -241,7 +246,9 @@ class Training:
         image_BCMF = self._make_images(inputs)
         image_BCMF, targets_BK = self.augment.image(image_BCMF, targets_BK, self.generator)
         image_BCMF = self.frontend.normalise(image_BCMF)
-        return (image_BCMF, *self._read_pictures(batch)), targets_BK
+        read = (image_BCMF, *self._read_pictures(batch))
+        by_clip = tuple(x.view(len(clips), num_windows, *x.shape[1:]) for x in read)
+        return by_clip, targets_BK
 
     def _read_pictures(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return what the model sees of a batch, augmented; nothing if it only hears."""

@@ -35,6 +35,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "step_epochs": 2,
     },
     "swa": {"swa_epochs": 2, "schedule": "constant", "weight_decay": 0.05},
+    "attention-repetition": {
+        "pooling": "attention",
+        "train_windows": 3,
+        "window_seconds": 0.2,
+        "repetition": True,
+        "augmentation": "full",
+    },
     "drop-path": {"backbone": "test_convnext", "drop_path": 0.4, "augmentation": "spec"},
     "lfcc-set-ema": {
         "frontend": "lfcc",

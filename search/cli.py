@@ -34,6 +34,7 @@ for _command in (
     detector_commands.sample_data,
     detector_commands.prepare,
     detector_commands.audit,
+    detector_commands.backbones,
     study_commands.create,
     study_commands.worker,
     study_commands.up,

@@ -76,6 +76,22 @@ def prepare(
         )
 
 
+def backbones(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="timm models, else a choice.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=2, max=4096, help="Images at once.")] = 16,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write a page in place of the table.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Measure what backbones cost here: parameters, speed, memory."""
+    from search.backbones import show_backbones
+
+    show_backbones(names or [], batch_size, out, device)
+
+
 def audit(
     data: Data,
     out: Annotated[

@@ -161,6 +161,11 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def peak_memory(device: torch.device) -> int | None:
+    """Return the most bytes of a GPU's memory that tensors have held so far; None on the CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which the model computes in the wanted precision."""
     enabled = precision == "bf16" or (precision == "auto" and _has_bf16(device))

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from search.progress import show_progress
 from trainer.cache import ClipSet, WaveformCache
+from trainer.calibration import cross_calibrate
 from trainer.config import TrainConfig, notebook_recipe
 from trainer.frontend import build_frontend
 from trainer.fusion import build_detector
@@ -268,7 +269,31 @@ def to_markdown(
     cells = [_words(MEASURES[x], together_N, targets_N) for x in METRICS]
     cells.append(_words(MEASURES["auc"], together_N[tells_N], targets_N[tells_N]))
     lines.append(f"|  |  | the last one, seeds averaged | {' | '.join(cells)} | | |")
+    lines += ["", *_calibration(rows[-1], targets_N)]
     return "\n".join(lines) + "\n"
+
+
+def _calibration(row: Row, targets_N: NDArray[np.int64]) -> list[str]:
+    """Return what a temperature does to the last row, on clips that it was not fitted on."""
+    metrics: tuple[Objective, ...] = ("nll", "cllr", "ece", "auc")
+    kinds: dict[str, list[NDArray[np.float64]]] = {"before": [], "after": []}
+    for log_odds_N in row.log_odds_NS.T:
+        logits_NK = np.stack([np.zeros_like(log_odds_N), log_odds_N], axis=1)
+        kinds["before"].append(log_odds_N)
+        kinds["after"].append(to_log_odds(cross_calibrate(logits_NK, targets_N)))
+    lines = [
+        "A temperature, fitted on one half of these clips and measured on the other, changes the"
+        f" last one so ({row.log_odds_NS.shape[1]} seeds; AUC moves only where the two halves'"
+        " temperatures differ):",
+        "",
+        f"| calibration | {' | '.join(metrics)} |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, columns in kinds.items():
+        log_odds_NS = np.stack(columns, axis=1)
+        cells = [_words(_of_seeds(MEASURES[x]), log_odds_NS, targets_N) for x in metrics]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return lines
 
 
 def _words(measure: Measure, log_odds: NDArray[np.float64], targets_N: NDArray[np.int64]) -> str:

@@ -31,7 +31,7 @@ def test_table_has_the_means_over_seeds_and_what_a_row_gained() -> None:
         np.mean([roc_auc_score(targets_N, log_odds_N) for log_odds_N in row.log_odds_NS.T])
         for row in rows
     ]
-    first, second, together = (line.split(" | ") for line in lines[-3:])
+    first, second, together = (line.split(" | ") for line in lines[-10:-7])
     assert first[3].startswith(f"{means[0]:.3f} (")
     assert second[3].startswith(f"{means[1]:.3f} (")
     assert float(second[7].split()[0]) == pytest.approx(means[1] - means[0], abs=1e-3)
@@ -40,3 +40,19 @@ def test_table_has_the_means_over_seeds_and_what_a_row_gained() -> None:
     assert together[3].startswith(f"{roc_auc_score(targets_N, averaged_N):.3f} (")
     alone = roc_auc_score(targets_N[tells_N], averaged_N[tells_N])
     assert together[6].startswith(f"{alone:.3f} (")
+
+
+def test_temperature_makes_sure_scores_honest() -> None:
+    """Log-odds that are ten times too large: all but AUC get better."""
+    rng = np.random.default_rng(0)
+    targets_N = np.arange(200) % 2
+    log_odds_NS = 20 * rng.normal(2 * targets_N[:, None] - 1, 1.0, (200, 2))
+    row = Row(next(recipes(epochs=3)), log_odds_NS, 1.0)
+    before, after = to_markdown([row], targets_N, targets_N < 2, epochs=3).splitlines()[-2:]
+    changes = [
+        [float(cell.split()[0]) for cell in line.strip("| ").split(" | ")[1:]]
+        for line in (before, after)
+    ]
+    for was, now in list(zip(*changes, strict=True))[:3]:
+        assert now < 0.7 * was
+    assert changes[1][3] == pytest.approx(changes[0][3], abs=0.01)

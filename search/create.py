@@ -64,6 +64,19 @@ def read_targets(data: Path) -> dict[Split, list[int]]:
     return {split: [clip.target for clip in clips if clip.split == split] for split in SPLITS}
 
 
+def require_copies(config: StudyConfig, cache: WaveformCache, fix: str) -> None:
+    """Refuse a cache without the copies of sounds that a trial may read.
+
+    Raises:
+        ContractError: says what is lacking, and the fix.
+    """
+    if config.needs_codecs and not cache.num_copies:
+        raise ContractError(
+            "the study reads what codecs make of each sound, and the prepared data hold no such"
+            f" copies; {fix}"
+        )
+
+
 def _cache_of(config: StudyConfig, data: Path | None, home: Home) -> WaveformCache:
     if data is not None:
         report = prepare_data(
@@ -84,11 +97,7 @@ def _cache_of(config: StudyConfig, data: Path | None, home: Home) -> WaveformCac
             f"the prepared data have {cache.sample_rate} Hz, the study {config.sample_rate} Hz; "
             "name the data with --data DATA to prepare them again"
         )
-    if config.needs_codecs and not cache.num_copies:
-        raise ContractError(
-            "the study reads what codecs make of each sound, the prepared data hold no such copies;"
-            " name the data with --data DATA to prepare them again"
-        )
+    require_copies(config, cache, "name the data with --data DATA to prepare them again")
     if config.frame_size not in (0, cache.frame_size):
         raise ContractError(
             f"the study reads frames of {config.frame_size} pixels, the prepared data have"

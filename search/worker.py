@@ -12,6 +12,7 @@ from threading import Event
 
 from search.budget import has_work
 from search.claim import ClaimedTrial, Claims, worker_prefix
+from search.create import require_copies
 from search.errors import ContractError, GpuLostError, SearchError, WorkerFailedError
 from search.holding import Keeper, Standstill, leave_in_time, until_told
 from search.home import Home
@@ -193,14 +194,16 @@ class Worker:
 
 
 def open_cache(study: Study, cache_root: Path) -> WaveformCache:
-    """Open the waveform cache that holds exactly the study's data.
+    """Open the waveform cache that holds exactly the study's data, and all that trials read of it.
 
     Raises:
         ContractError: there is none; says what there is instead.
     """
     path = find_cache(cache_root, study.data_fingerprint)
     if path is not None:
-        return WaveformCache.open(path)
+        cache = WaveformCache.open(path)
+        require_copies(study.config, cache, "run `melsearch prepare DATA --codecs` on this host")
+        return cache
     found = [
         f"  data_fingerprint: study {study.data_fingerprint}, here {fingerprint} ({root})"
         for _, root, fingerprint in list_caches(cache_root)
@@ -208,7 +211,7 @@ def open_cache(study: Study, cache_root: Path) -> WaveformCache:
     raise ContractError(
         f"the data of study {study.name!r} are not here:\n"
         + "\n".join(found or [f"  no waveform cache in {cache_root}"])
-        + "\nrun `melsearch prepare DATA` on the folder that the study was created with"
+        + "\nrun `melsearch prepare DATA --study STUDY.toml` on the folder that it was created with"
     )
 
 

@@ -5,10 +5,11 @@ import json
 import shutil
 
 import av
+import pytest
 
 from storage.embedded import embedded_server
-from tests.command import TINY_STUDY, succeed, user_folder
-from tests.media import write_silent_picture
+from tests.command import TINY_STUDY, run, succeed, user_folder
+from tests.media import small_clips, write_dataset, write_silent_picture
 
 SEEING = """
 modality = "both"
@@ -55,3 +56,40 @@ def copy_sound(source: str, target: str) -> None:
             if packet.dts is not None:
                 packet.stream = stream
                 made.mux(packet)
+
+
+def test_worker_without_the_copies_that_trials_read_does_not_join() -> None:
+    """Data that were prepared without codecs are those of the study, but not all of them."""
+    study = TINY_STUDY + '[space.codec_share]\ntype = "float"\nlow = 0.0\nhigh = 0.5\n'
+    with user_folder() as folder, embedded_server(folder / ".melsearch" / "postgres"):
+        write_dataset(folder / "data", small_clips())
+        (folder / "study.toml").write_text(study)
+        succeed(folder, "create", "study.toml", "--data", "data")
+        elsewhere = folder / "elsewhere"
+        other = {"MELSEARCH_HOME": str(elsewhere)}
+        succeed(folder, "prepare", "data", environ=other)
+        (elsewhere / "postgres").symlink_to(folder / ".melsearch" / "postgres")
+        refused = run(folder, "worker", "tiny", environ=other)
+        assert refused.code == 2
+        assert "hold no such copies; run `melsearch prepare DATA --codecs`" in refused.err
+        succeed(folder, "prepare", "data", "--study", "study.toml", environ=other)
+        succeed(folder, "worker", "tiny", environ=other)
+        assert json.loads(succeed(folder, "status", "tiny", "--json"))["counts"]["complete"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--frame-size", "64"), "--frame-size is of no use without --video"),
+        (("--study", "study.toml", "--video"), "--study says what to keep already"),
+        (("--study", "study.toml", "--codecs"), "--study says what to keep already"),
+    ],
+)
+def test_options_that_contradict_are_told(options: tuple[str, ...], words: str) -> None:
+    """Before anything is decoded, with exit code 2."""
+    with user_folder() as folder:
+        write_dataset(folder / "data", small_clips())
+        (folder / "study.toml").write_text(TINY_STUDY)
+        result = run(folder, "prepare", "data", *options)
+        assert (result.code, words in result.err) == (2, True)
+        assert not (folder / ".melsearch").exists()

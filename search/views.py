@@ -12,12 +12,11 @@ from search.home import Home
 from search.space import describe
 from search.status import read_status, render_status
 from search.study import Study
+from trainer.objectives import CALIBRATED
 from trainer.splits import require_halves
 
 if TYPE_CHECKING:
     from trainer.predict import PredictReport
-
-_CALIBRATION = ("nll", "cllr", "ece")
 
 
 def show_check(config: StudyConfig, data: Path | None) -> None:
@@ -82,7 +81,7 @@ def show_metrics(metrics: dict[str, Any], out: Path) -> None:
     words = ", ".join(f"{k} {figures[k]:.4f}" for k in ("accuracy", "auc", "eer"))
     print_plain(console, f"on {counts['reported']} of {counts['val']} validation clips: {words}")
     before, after = (metrics["calibration"][when] for when in ("before", "after"))
-    changes = ", ".join(f"{k} {before[k]:.4f} to {after[k]:.4f}" for k in _CALIBRATION)
+    changes = ", ".join(f"{k} {before[k]:.4f} to {after[k]:.4f}" for k in CALIBRATED)
     temperature = metrics["calibration"]["temperature"]
     print_plain(console, f"calibrated with temperature {temperature:.3f}: {changes}")
     print_plain(console, f"model: {out}")

@@ -15,6 +15,7 @@ from trainer.intervals import Interval, estimate
 from trainer.manifest import Manifest, find_manifest
 from trainer.measures import MEASURES, summarize, to_log_odds
 from trainer.metrics import MetricUndefinedError
+from trainer.objectives import CALIBRATED
 from trainer.scoring import Logits, score_files
 
 # Shape suffixes: N clips, K classes.
@@ -25,7 +26,6 @@ MOST_GROUPS = 30
 FEWEST_CLIPS = 5
 """Of each class in a group; of fewer a metric says nothing."""
 GROUP_METRICS = ("accuracy", "auc", "eer")
-CALIBRATION_METRICS = ("nll", "cllr", "ece")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _measure(
         logits_NK,
         rejects,
         {name: _estimate(name, log_odds_N, targets_N) for name in MEASURES},
-        {name: (before[name], after[name]) for name in CALIBRATION_METRICS},
+        {name: (before[name], after[name]) for name in CALIBRATED},
         tuple(_groups(manifest, clips, log_odds_N, targets_N)) if manifest is not None else (),
     )
 

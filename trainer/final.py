@@ -25,7 +25,7 @@ from trainer.inference import predict_logits
 from trainer.loop import Ending, FitResult, fit
 from trainer.measures import summarize
 from trainer.model import to_channels_last
-from trainer.objectives import Holdout
+from trainer.objectives import CALIBRATED, Holdout
 from trainer.recipe import Recipe
 from trainer.snapshots import load_best
 from trainer.splits import divide
@@ -33,7 +33,6 @@ from trainer.splits import divide
 Stage = Literal["train", "all"]
 OnEpoch = Callable[[Stage, int, Sequence[EpochResult]], None]
 """Told the stage, the number of the member from 0, and its history."""
-CALIBRATION_METRICS = ("nll", "cllr", "ece")
 
 # Shape suffixes: N clips, K classes.
 
@@ -192,8 +191,8 @@ def _measure(plan: _Plan, members: Sequence[_Trained]) -> dict[str, Any]:
         "calibration": {
             "temperature": temperature,
             "measured": "on clips that it was not fitted on" if is_apart else "on the same clips",
-            "before": {key: before[key] for key in CALIBRATION_METRICS},
-            "after": {key: after[key] for key in CALIBRATION_METRICS},
+            "before": {key: before[key] for key in CALIBRATED},
+            "after": {key: after[key] for key in CALIBRATED},
         },
         "prior": _share_of_fakes(plan),
         "num_clips": {

@@ -8,6 +8,9 @@ Objective = Literal[
 ]  # fmt: skip
 """Every metric of `trainer.measures.MEASURES`."""
 
+CALIBRATED: tuple[Objective, ...] = ("nll", "cllr", "ece")
+"""What a temperature can change; it leaves the order of the clips as it is."""
+
 Holdout = Literal["half", "none"]
 """Which part of the validation clips chooses nothing."""
 

@@ -33,7 +33,7 @@ class Pictures(NamedTuple):
     frames: NDArray[np.uint8]
     """(B, P, D, S, S, C)"""
     loudness: NDArray[np.float32]
-    """(B, P, L), log10 of the sound's power around each moment, at each lag."""
+    """(B, P, L), log10 of the sound's power around each moment, at each lag; 0 if nobody asks."""
     is_there: NDArray[np.bool_]
     """(B, 2), whether a clip has a sound, and whether it has a picture."""
 
@@ -54,8 +54,10 @@ def read_pictures(
     sounds = [clips.waveform(index) for index in indices_B.tolist()]
     has_picture_B = frames.any(axis=tuple(range(1, frames.ndim)))
     is_there_B2 = np.stack([np.array([x.any() for x in sounds]), has_picture_B], axis=1)
-    loudness_BPL = np.stack([loudness(x, config.sample_rate) for x in sounds])
-    return Pictures(frames, loudness_BPL.astype(np.float32), is_there_B2)
+    loudness_BPL = np.zeros((len(sounds), MOMENTS, len(LAG_SECONDS)), np.float32)
+    if config.synchrony:
+        loudness_BPL[:] = [loudness(x, config.sample_rate) for x in sounds]
+    return Pictures(frames, loudness_BPL, is_there_B2)
 
 
 def check_frames(clips: ClipSet, config: TrainConfig) -> None:

@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import json
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from trainer.dataset import MAX_SECONDS, SPLITS, Clip, Dataset, Reject, read_dataset
 from trainer.decode import DecodeSettings, decode_all
 from trainer.errors import DataError
+from trainer.findings import compare_sounds, count_lacks, find_shared, require_apart
 from trainer.index import CODECS, Index, check_sizes, read_index
 from trainer.partial import Entry, PartialCache
 
@@ -21,8 +21,6 @@ CONTENT_VERSION = 1
 """Rises whenever other samples or images are made of the same files."""
 BALANCED_SHARE = 0.2
 """A split whose rarer class has a smaller share than this is worth a warning."""
-MOST_NAMED = 3
-"""Of the pairs of clips in a message."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 Progress = Callable[[int, int], None]
@@ -118,7 +116,7 @@ def _build(
         index = _make_index(dataset, settings, partial.entries)
         _require_clips(index)
         if not allow_duplicates:
-            _require_apart(index)
+            require_apart(index.shared_sounds)
         partial.finish(index, cache)
     return index
 
@@ -143,8 +141,8 @@ def _make_index(dataset: Dataset, settings: DecodeSettings, entries: Sequence[En
         num_samples=[entry.num_samples for _, entry in kept],
         checksums=checksums,
         rejects=[(clip.split, clip.name, entry.reason) for clip, entry in fates if entry.reason],
-        warnings=[*_compare_sounds(kept), *_count_lacks(kept)],
-        shared_sounds=_find_shared(kept),
+        warnings=[*compare_sounds(kept), *count_lacks(kept)],
+        shared_sounds=find_shared(kept),
     )
 
 
@@ -186,65 +184,6 @@ def _fingerprint_data(kept: Sequence[tuple[Clip, Entry]], settings: DecodeSettin
         facts = [clip.split, clip.name, clip.target, entry.source_digest]
         digest.update(json.dumps(facts).encode())
     return digest.hexdigest()
-
-
-def _by_sound(kept: Sequence[tuple[Clip, Entry]]) -> list[list[Clip]]:
-    """Return the clips of each sound that several have, without silence."""
-    groups: defaultdict[str, list[Clip]] = defaultdict(list)
-    for clip, entry in kept:
-        if entry.lacks != "sound":
-            groups[entry.sound_digest].append(clip)
-    return [clips for clips in groups.values() if len(clips) > 1]
-
-
-def _find_shared(kept: Sequence[tuple[Clip, Entry]]) -> list[tuple[str, str]]:
-    """Return a training and a validation clip of each sound that is in both splits."""
-    pairs = []
-    for clips in _by_sound(kept):
-        first = {clip.split: clip.name for clip in reversed(clips)}
-        if len(first) > 1:
-            pairs.append((first["train"], first["val"]))
-    return pairs
-
-
-def _compare_sounds(kept: Sequence[tuple[Clip, Entry]]) -> list[str]:
-    """Return a warning of equal sounds under both labels."""
-    torn = [clips for clips in _by_sound(kept) if len({clip.target for clip in clips}) > 1]
-    if not torn:
-        return []
-    first, last = torn[0][0], torn[0][-1]
-    return [
-        f"the same sound is under both labels, {len(torn)} times; for one, "
-        f"{first.split} {first.name!r} and {last.split} {last.name!r}"
-    ]
-
-
-def _require_apart(index: Index) -> None:
-    """Refuse splits that share sounds.
-
-    Raises:
-        DataError: names a few of them.
-    """
-    if not index.shared_sounds:
-        return
-    pairs = [f"train {first!r} and val {second!r}" for first, second in index.shared_sounds]
-    more = ["..."] if len(pairs) > MOST_NAMED else []
-    raise DataError(
-        f"the same sound is in both splits, {len(pairs)} times: "
-        f"{', '.join([*pairs[:MOST_NAMED], *more])}. A detector is not measured by a clip that it "
-        "was trained on: remove one of each, or allow it with "
-        "`melsearch prepare DATA --allow-duplicates`; what is decoded is kept"
-    )
-
-
-def _count_lacks(kept: Sequence[tuple[Clip, Entry]]) -> list[str]:
-    """Return a warning for each stream that clips lack."""
-    warnings = []
-    for stream in ("sound", "picture"):
-        names = [clip.name for clip, entry in kept if entry.lacks == stream]
-        if names:
-            warnings.append(f"{len(names)} clips have no {stream}; for one, {names[0]!r}")
-    return warnings
 
 
 def _find_index(cache: Path) -> Index | None:

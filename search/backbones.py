@@ -39,7 +39,9 @@ def show_backbones(names: Sequence[str], batch_size: int, out: Path | None, devi
             table.add_row(*row)
         make_console().print(table)
         return
-    where = f"{describe_device(chosen)}, {count_threads()} threads, {platform.machine()}"
+    threads = count_threads()
+    cores = f"{threads} thread{'s' * (threads > 1)}"
+    where = f"{describe_device(chosen)} ({cores}, {platform.machine()})"
     with replacing(out) as fresh:
         fresh.write_text(_page(rows, where, config), encoding="utf-8")
     print_plain(make_console(), f"{len(rows)} backbones in {out}")

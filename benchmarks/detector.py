@@ -246,11 +246,13 @@ def to_markdown(
     lines = [
         "# What each step is worth",
         "",
-        f"{len(rows)} recipes from random weights, each building on another one:"
-        f" {epochs} epochs, {rows[0].log_odds_NS.shape[1]} seeds, scored after the last epoch"
+        f"{len(rows)} of {len(STEPS)} recipes from random weights, each building on another one:"
+        f" {epochs} epochs, {_seeds(rows[0])}, scored after the last epoch"
         f" on all {len(targets_N)} validation clips. Means over the seeds; in brackets 95 %"
         " intervals over the clips. "
         f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.",
+        "",
+        "`python -m benchmarks.detector DATA --out docs/detector.md` trains what is missing.",
         "",
         "| | on | recipe | AUC | EER | accuracy | AUC where the sound tells | gained | minutes |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -273,6 +275,11 @@ def to_markdown(
     return "\n".join(lines) + "\n"
 
 
+def _seeds(row: Row) -> str:
+    number = row.log_odds_NS.shape[1]
+    return f"{number} seed{'s' * (number > 1)}"
+
+
 def _calibration(row: Row, targets_N: NDArray[np.int64]) -> list[str]:
     """Return what a temperature does to the last row, on clips that it was not fitted on."""
     metrics: tuple[Objective, ...] = ("nll", "cllr", "ece", "auc")
@@ -283,7 +290,7 @@ def _calibration(row: Row, targets_N: NDArray[np.int64]) -> list[str]:
         kinds["after"].append(to_log_odds(cross_calibrate(logits_NK, targets_N)))
     lines = [
         "A temperature, fitted on one half of these clips and measured on the other, changes the"
-        f" last one so ({row.log_odds_NS.shape[1]} seeds; AUC moves only where the two halves'"
+        f" last one so ({_seeds(row)}; AUC moves only where the two halves'"
         " temperatures differ):",
         "",
         f"| calibration | {' | '.join(metrics)} |",

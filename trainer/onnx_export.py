@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +30,7 @@ from trainer.pictures import LAG_SECONDS
 
 TOLERANCE = 1e-3
 """Logits may differ by so much; probabilities then differ by less than 0.0003."""
-PACKAGES = "onnx, onnxscript and onnxruntime"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 20
 """The first with the sampling of images that the notebook's centre crop needs."""
 BATCH_SIZES = (1, 3)
@@ -90,6 +91,7 @@ def export_onnx(detector: LoadedDetector, out: Path) -> float:
             f"one graph reads windows of one length, and the members hear {told}; train an ensemble"
             " of one window_seconds"
         )
+    _require_packages()
     graph = _Graph(_on_cpu(detector)).eval()
     program = _trace(graph, configs)
     program.model.metadata_props.update(_describe(configs))
@@ -103,6 +105,17 @@ def export_onnx(detector: LoadedDetector, out: Path) -> float:
     with replacing(out) as fresh:
         fresh.write_bytes(content)
     return difference
+
+
+def _require_packages() -> None:
+    for name in PACKAGES:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise ModelError(
+                f"an ONNX export needs {', '.join(PACKAGES)}, and {name} is missing; install"
+                " melsearch[onnx]"
+            ) from error
 
 
 def _on_cpu(detector: LoadedDetector) -> LoadedDetector:
@@ -125,10 +138,6 @@ def _trace(graph: nn.Module, configs: list[TrainConfig]) -> Any:
                 output_names=["logits"],
                 dynamic_shapes={"inputs": {name: {0: batch} for name in inputs}},
             )
-    except ImportError as error:
-        raise ModelError(
-            f"an ONNX export needs {PACKAGES} ({error.name} is missing); install melsearch[onnx]"
-        ) from error
     # The exporter fails with errors of several libraries, none of which tells what to do.
     except Exception as error:
         cause: BaseException = error

@@ -2,10 +2,9 @@
 
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-import timm
-import torch
 from rich.table import Table
 
 from search.console import make_console, print_plain
@@ -80,7 +79,7 @@ def _page(rows: Sequence[Sequence[str]], where: str, config: TrainConfig) -> str
         " last training of the best recipes.",
         "",
         f"Measured by `melsearch backbones --out docs/backbones.md` on {where}, torch"
-        f" {torch.__version__}, timm {timm.__version__}: batches of {config.batch_size} images of"
+        f" {version('torch')}, timm {version('timm')}: batches of {config.batch_size} images of"
         f" {config.n_mels} x {FRAMES}, from random weights. Speeds are images a second, then as a"
         f" multiple of {REFERENCE}'s; memory is what a training step adds to the process (on a GPU:"
         " holds of it). Machines differ and are shared, so the multiples say more than the speeds.",

@@ -180,10 +180,10 @@ class _Link:
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self.cut()  # before anything is awaited: a second cancellation would end it there
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            self.cut()
 
     def cut(self) -> None:
         """Reset both connections."""

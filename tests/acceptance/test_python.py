@@ -20,7 +20,8 @@ def test_ensemble_of_the_best_trials_answers_the_readmes_five_lines() -> None:
     assert len(list(filter(None, script.splitlines()))) == 5
     with user_folder() as folder, embedded_server(folder / ".melsearch" / "postgres"):
         succeed(folder, "sample-data", "demo", "--clips", "12", "--seed", "1")
-        (folder / "study.toml").write_text(TINY_STUDY)
+        study = TINY_STUDY.replace("[baseline]\n", "[baseline]\nwindow_seconds = 1.0\n")
+        (folder / "study.toml").write_text(study)
         succeed(folder, "up", "study.toml", "--data", "demo", "--port", "0")
         too_many = run(folder, "export", "tiny", "--top", "9")
         assert (too_many.code, "only 3 trials are complete" in too_many.err) == (2, True)

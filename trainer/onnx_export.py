@@ -33,6 +33,8 @@ TOLERANCE = 1e-3
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 20
 """The first with the sampling of images that the notebook's centre crop needs."""
+NUM_OVERTONES = 20
+"""Of a voice that it is checked with."""
 BATCH_SIZES = (1, 3)
 """Of the checks; the graph was traced with another one."""
 
@@ -166,7 +168,7 @@ def _compare(graph: nn.Module, content: bytes, configs: list[TrainConfig]) -> fl
 
 
 def _some_inputs(configs: list[TrainConfig], batch_size: int, seed: int) -> dict[str, Tensor]:
-    """Return noises of very different levels, one of them silence, and pictures of noise."""
+    """Return voices in noise at very different levels, one of them silent, and noisy pictures."""
     rng = np.random.default_rng(seed)
     inputs: dict[str, NDArray[Any]] = {}
     for config in configs:
@@ -176,7 +178,12 @@ def _some_inputs(configs: list[TrainConfig], batch_size: int, seed: int) -> dict
             levels_B1 = 10.0 ** -rng.integers(0, 5, (batch_size, 1))
             levels_B1[seed % batch_size] *= seed > 1
             noise_BT = rng.uniform(-1, 1, (batch_size, window_samples(config)))
-            inputs["waveform"] = (noise_BT * levels_B1).astype(np.float32)
+            turns_B1T = rng.uniform(80, 300, (batch_size, 1, 1)) * np.arange(noise_BT.shape[1])
+            overtones = np.arange(1, NUM_OVERTONES + 1)[:, None]
+            angles = 2 * np.pi * overtones * turns_B1T / config.sample_rate
+            voice_BT = (np.sin(angles) / overtones).sum(axis=1)
+            sound_BT = 0.3 * voice_BT + rng.uniform(0, 0.3, (batch_size, 1)) * noise_BT
+            inputs["waveform"] = (sound_BT * levels_B1).astype(np.float32)
         if config.modality != "audio":
             size = (batch_size, *frame_shape(config.frame_size))
             inputs["frames"] = rng.integers(0, 256, size, dtype=np.uint8)

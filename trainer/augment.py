@@ -23,13 +23,12 @@ MAX_JITTER = 0.2
 
 
 class Augment:
-    """The policy `none`, and what every policy can do: change waveforms, images and targets.
-
-    A policy relies on equal channels, as each frontend's images have them.
-    """
+    """The policy `none`, and what every policy can do: change waveforms, images and targets."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.strength = config.strength
+        self.differing = slice(1 if config.frontend == "notebook" else None)
+        """The channels that aren't copies of others."""
         self.nyquist = config.sample_rate / 2
         self.mixes = config.modality == "audio" and config.train_windows == 1
         """Two windows can be mixed, two clips' pictures or all their windows can't."""
@@ -44,18 +43,20 @@ class Augment:
         self, image_BCMF: Tensor, targets_BK: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Return augmented images, not yet normalised, and their soft targets."""
-        grey_B1MF, targets_BK = self.grey(image_BCMF[:, :1], targets_BK, generator)
-        return grey_B1MF.expand_as(image_BCMF), targets_BK
+        changed_BCMF, targets_BK = self.spectrogram(
+            image_BCMF[:, self.differing], targets_BK, generator
+        )
+        return changed_BCMF.expand_as(image_BCMF), targets_BK
 
     def sound(self, waveform_BT: Tensor, generator: torch.Generator) -> Tensor:
         """Return augmented float waveforms."""
         return waveform_BT
 
-    def grey(
-        self, grey_B1MF: Tensor, targets_BK: Tensor, generator: torch.Generator
+    def spectrogram(
+        self, image_BCMF: Tensor, targets_BK: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return augmented images of one channel, and their soft targets."""
-        return grey_B1MF, targets_BK
+        """Return augmented images without copied channels, and their soft targets."""
+        return image_BCMF, targets_BK
 
     def evaluation_image(self, image_BCMF: Tensor) -> Tensor:
         """Return what an evaluation sees of images in [0, 1], not yet normalised."""
@@ -68,28 +69,30 @@ class NotebookAugment(Augment):
     Its jitter of saturation and hue changes nothing on grey, so there is none here.
     """
 
-    def grey(
-        self, grey_B1MF: Tensor, targets_BK: Tensor, generator: torch.Generator
+    def spectrogram(
+        self, image_BCMF: Tensor, targets_BK: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Flip each image with probability 1/2 along each axis, crop and jitter by strength."""
-        flips_SB = draw(2, len(grey_B1MF), generator) < 0.5
+        flips_SB = draw(2, len(image_BCMF), generator) < 0.5
         if self.strength == 0:
-            grey_B1MF = on_image.flip(grey_B1MF, flips_SB)
+            image_BCMF = on_image.flip(image_BCMF, flips_SB)
         else:
             crop = MAX_CROP * self.strength
-            grey_B1MF = on_image.crop(grey_B1MF, flips_SB, draw(4, len(grey_B1MF), generator), crop)
+            image_BCMF = on_image.crop(
+                image_BCMF, flips_SB, draw(4, len(image_BCMF), generator), crop
+            )
             jitter = MAX_JITTER * self.strength
-            grey_B1MF = on_image.jitter(grey_B1MF, draw(2, len(grey_B1MF), generator), jitter)
-        return grey_B1MF, targets_BK
+            image_BCMF = on_image.jitter(image_BCMF, draw(2, len(image_BCMF), generator), jitter)
+        return image_BCMF, targets_BK
 
     def evaluation_image(self, image_BCMF: Tensor) -> Tensor:
         """Return the centre crop, resized to the image's size; the whole image at strength 0."""
         if self.strength == 0:
             return image_BCMF
-        grey_B1MF = image_BCMF[:, :1]
-        size = 2, grey_B1MF.shape[0]  # len() would be a constant of an exported graph
-        scales_SB = grey_B1MF.new_full(size, 1 - MAX_MARGIN * self.strength)
-        return on_image.sample(grey_B1MF, scales_SB, torch.zeros_like(scales_SB)).expand_as(
+        differing_BCMF = image_BCMF[:, self.differing]
+        size = 2, differing_BCMF.shape[0]  # len() would be a constant of an exported graph
+        scales_SB = differing_BCMF.new_full(size, 1 - MAX_MARGIN * self.strength)
+        return on_image.sample(differing_BCMF, scales_SB, torch.zeros_like(scales_SB)).expand_as(
             image_BCMF
         )
 
@@ -101,11 +104,11 @@ class SpecAugment(Augment):
         """Roll each waveform and change its level."""
         return on_waveform.vary_level_and_place(waveform_BT, self.strength, generator)
 
-    def grey(
-        self, grey_B1MF: Tensor, targets_BK: Tensor, generator: torch.Generator
+    def spectrogram(
+        self, image_BCMF: Tensor, targets_BK: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Cover bands of time and of frequency."""
-        return on_image.mask(grey_B1MF, self.strength, generator), targets_BK
+        return on_image.mask(image_BCMF, self.strength, generator), targets_BK
 
 
 class StrongAugment(SpecAugment):
@@ -121,14 +124,14 @@ class StrongAugment(SpecAugment):
         degraded_BT: Tensor = torch.fft.irfft(spectrum_BN, n=waveform_BT.shape[1])
         return degraded_BT
 
-    def grey(
-        self, grey_B1MF: Tensor, targets_BK: Tensor, generator: torch.Generator
+    def spectrogram(
+        self, image_BCMF: Tensor, targets_BK: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Cover bands, then mix each image and its target with another."""
-        grey_B1MF, targets_BK = super().grey(grey_B1MF, targets_BK, generator)
+        image_BCMF, targets_BK = super().spectrogram(image_BCMF, targets_BK, generator)
         if not self.mixes:
-            return grey_B1MF, targets_BK
-        return on_image.mixup(grey_B1MF, targets_BK, self.strength, generator)
+            return image_BCMF, targets_BK
+        return on_image.mixup(image_BCMF, targets_BK, self.strength, generator)
 
 
 class ChannelAugment(SpecAugment):
@@ -176,16 +179,16 @@ class FullAugment(ChannelAugment):
         waveform_BT = on_waveform.add_impulses(waveform_BT, self.strength, generator)
         return super().sound(waveform_BT, generator)
 
-    def grey(
-        self, grey_B1MF: Tensor, targets_BK: Tensor, generator: torch.Generator
+    def spectrogram(
+        self, image_BCMF: Tensor, targets_BK: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Cover bands, then mix each image and its target with another, one way or the other."""
-        grey_B1MF, targets_BK = super().grey(grey_B1MF, targets_BK, generator)
+        image_BCMF, targets_BK = super().spectrogram(image_BCMF, targets_BK, generator)
         if not self.mixes:
-            return grey_B1MF, targets_BK
+            return image_BCMF, targets_BK
         is_mixed_B = draw(1, len(targets_BK), generator)[0] < 0.5
-        mixed = on_image.mixup(grey_B1MF, targets_BK, self.strength, generator)
-        cut = on_image.cutmix(grey_B1MF, targets_BK, self.strength, generator)
+        mixed = on_image.mixup(image_BCMF, targets_BK, self.strength, generator)
+        cut = on_image.cutmix(image_BCMF, targets_BK, self.strength, generator)
         return (
             torch.where(is_mixed_B[:, None, None, None], mixed[0], cut[0]),
             torch.where(is_mixed_B[:, None], mixed[1], cut[1]),

@@ -54,6 +54,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Bands of `logmel`, and of the linear filters under `lfcc`."""
     n_lfcc: Annotated[int, Field(ge=8, le=512)] = 60
     """Coefficients of `lfcc`."""
+    phase: bool = False
+    """Whether the model also reads how the phase of each band runs on."""
     f_min: Annotated[float, Field(ge=0)] = 0.0
     """Hz."""
     f_max: Annotated[float, Field(gt=0)] | None = None
@@ -131,6 +133,8 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             yield f"hop_length must be at most n_fft, got {self.hop_length} and {self.n_fft}"
         if self.frontend == "lfcc" and self.n_lfcc > self.n_mels:
             yield f"n_lfcc must be at most n_mels, got {self.n_lfcc} and {self.n_mels}"
+        if self.phase and self.frontend not in ("logmel", "logstft"):
+            yield f'frontend "{self.frontend}" has no phase: set phase = false'
 
     def _window_faults(self) -> Iterator[str]:
         if self.window_seconds * self.sample_rate < self.n_fft:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from trainer.config import TrainConfig
 from trainer.filterbanks import bins_heard, cosine_transform, linear_filters, mel_filters
 from trainer.images import IMAGE_SHAPE
+from trainer.phase import phase_images
 from trainer.standardise import SMALLEST_STD
 
 # Shape suffixes: B batch, T samples, C channels, M mel bands, F frames, N frequency bins,
@@ -21,6 +22,8 @@ LOGMEL_MEAN, LOGMEL_STD = 0.38, 0.17
 """Of log-mel images of speech, rounded; fixed, so that a model needs no statistics."""
 LOGSTFT_MEAN, LOGSTFT_STD = 0.27, 0.18
 """Likewise of the transform's own bins."""
+PHASE_MEANS, PHASE_STD = (0.75, 0.5, 0.75, 0.5, 0.7, 0.5, 0.5, 0.4), 0.17
+"""Likewise of the images of the phase."""
 LFCC_MEANS, LFCC_STD = (0.33, 0.13), 0.105
 """Likewise of its first coefficients, the others' mean being near 0, and of the first one; that
 of coefficient k is about 1 / (1 + k) of it. All grow with the root of the number of bands."""
@@ -29,10 +32,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Frontend(nn.Module):
-    """Turns a batch of inputs into images; has nothing to learn and nothing to save.
-
-    All channels of an image are equal: a spectrogram is grey.
-    """
+    """Turns a batch of inputs into images; has nothing to learn and nothing to save."""
 
     mean_C11: Tensor
     std_C11: Tensor
@@ -49,47 +49,60 @@ class Frontend(nn.Module):
 
 
 class SpectrumFrontend(Frontend):
-    """Spectrograms on a fixed range of dB: loudness is neither lost nor rescaled."""
+    """Spectrograms on a fixed range of dB: loudness is neither lost nor rescaled.
+
+    With `phase` as many images again of how the phase runs on.
+    """
 
     window_N: Tensor
 
     def __init__(self, config: TrainConfig, mean: float, std: float, peak_gain: float) -> None:
         """Take the largest weight that a band gives to a bin's power."""
-        super().__init__((mean,), (std,))
+        phase_means = PHASE_MEANS if config.phase else ()
+        super().__init__((mean, *phase_means), (std, *[PHASE_STD] * len(phase_means)))
         self.normalisation = config.normalisation
         self.n_fft = config.n_fft
         self.hop_length = config.hop_length
         self.register_buffer("window_N", torch.hann_window(config.n_fft), persistent=False)
         peak = float(self.window_N.sum()) / 2  # a sine at full scale, in its own bin
         self.full_scale_db = 10 * math.log10(peak**2 * peak_gain)
+        self.lowest_amplitude = peak * 10 ** (-RANGE_DB / 20)
 
     def forward(self, waveform_BT: Tensor) -> Tensor:
-        """Return images (B, 1, M, F) in [0, 1] of waveforms in [-1, 1].
+        """Return images (B, C, M, F) in [0, 1] of waveforms in [-1, 1]: the power, then the phase.
 
-        F is 1 + T // hop_length: frames are centred, the ends reflected.
+        F is 1 + T // hop_length: frames are centred, the ends reflected. All is in float32 even
+        under autocast: bf16 would blur 60 dB of range.
         """
-        db_BMF = self.decibels(waveform_BT)
-        image_BMF = (db_BMF - (self.full_scale_db - RANGE_DB)) / RANGE_DB
-        return image_BMF.clamp(0, 1).unsqueeze(1).contiguous()
+        with torch.autocast(waveform_BT.device.type, enabled=False):
+            spectrum_BNF = self.transform(waveform_BT)
+            lowest_db = self.full_scale_db - RANGE_DB
+            image_BMF = (self.decibels(spectrum_BNF) - lowest_db) / RANGE_DB
+            image_B1MF = image_BMF.clamp(0, 1).unsqueeze(1)
+            if self.num_channels == 1:
+                return image_B1MF.contiguous()
+            hop_share = self.hop_length / self.n_fft
+            phase_BCMF = phase_images(spectrum_BNF, hop_share, self.bands, self.lowest_amplitude)
+            return torch.cat([image_B1MF, phase_BCMF], dim=1)
 
-    def decibels(self, waveform_BT: Tensor) -> Tensor:
+    def transform(self, waveform_BT: Tensor) -> Tensor:
+        """Return the complex spectrum (B, N, F)."""
+        return torch.stft(
+            waveform_BT.float(),
+            self.n_fft,
+            self.hop_length,
+            window=self.window_N,
+            pad_mode="reflect",
+            return_complex=True,
+        )
+
+    def decibels(self, spectrum_BNF: Tensor) -> Tensor:
         """Return the bands' powers in dB, not yet scaled, (B, M, F).
-
-        In float32 even under autocast: bf16 would blur 60 dB of range.
 
         Source: librosa 0.11, `power_to_db(melspectrogram(pad_mode="reflect"), top_db=None)`.
         """
-        with torch.autocast(waveform_BT.device.type, enabled=False):
-            spectrum_BNF = torch.stft(
-                waveform_BT.float(),
-                self.n_fft,
-                self.hop_length,
-                window=self.window_N,
-                pad_mode="reflect",
-                return_complex=True,
-            )
-            power_BNF = spectrum_BNF.real.square().addcmul_(spectrum_BNF.imag, spectrum_BNF.imag)
-            return 10 * self.bands(power_BNF).clamp(min=LOWEST_POWER).log10()
+        power_BNF = spectrum_BNF.real.square().addcmul_(spectrum_BNF.imag, spectrum_BNF.imag)
+        return 10 * self.bands(power_BNF).clamp(min=LOWEST_POWER).log10()
 
     def bands(self, power_BNF: Tensor) -> Tensor:
         """Return the powers that the bands hear, (B, M, F)."""
@@ -103,8 +116,8 @@ class SpectrumFrontend(Frontend):
         if self.normalisation == "set":
             return image_BCMF
         if self.normalisation == "clip":
-            std_B111, mean_B111 = torch.std_mean(image_BCMF, dim=(1, 2, 3), keepdim=True)
-            return (image_BCMF - mean_B111) / std_B111.clamp(min=SMALLEST_STD)
+            std_BC11, mean_BC11 = torch.std_mean(image_BCMF, dim=(2, 3), keepdim=True)
+            return (image_BCMF - mean_BC11) / std_BC11.clamp(min=SMALLEST_STD)
         return super().normalise(image_BCMF)
 
 

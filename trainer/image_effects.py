@@ -1,4 +1,4 @@
-"""What is done to images in [0, 1], grey ones of one channel, batched on their device."""
+"""What is done to images in [0, 1], batched on their device; all channels of one alike."""
 
 import torch
 from torch import Tensor
@@ -16,22 +16,22 @@ MAX_MASK = 0.2
 MAX_MIX = 0.5
 
 
-def mask(grey_B1MF: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Cover bands of time and of frequency with the image's mean.
+def mask(image_BCMF: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Cover bands of time and of frequency with each channel's mean.
 
     Source: Park et al. 2019, SpecAugment, section 2, without the warp.
     """
-    batch, _, height, width = grey_B1MF.shape
+    batch, _, height, width = image_BCMF.shape
     largest = MAX_MASK * strength
     covered_BM = bands(draw(2 * NUM_MASKS, batch, generator), height, largest)
     covered_BF = bands(draw(2 * NUM_MASKS, batch, generator), width, largest)
     covered_B1MF = (covered_BM[:, :, None] | covered_BF[:, None, :]).unsqueeze(1)
-    mean_B111 = grey_B1MF.mean(dim=(1, 2, 3), keepdim=True)
-    return torch.where(covered_B1MF, mean_B111, grey_B1MF)
+    mean_BC11 = image_BCMF.mean(dim=(2, 3), keepdim=True)
+    return torch.where(covered_B1MF, mean_BC11, image_BCMF)
 
 
 def mixup(
-    grey_B1MF: Tensor, targets_BK: Tensor, strength: float, generator: torch.Generator
+    image_BCMF: Tensor, targets_BK: Tensor, strength: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Mix each image and its target with the one before it in the batch.
 
@@ -43,13 +43,13 @@ def mixup(
     """
     share_B = draw(1, len(targets_BK), generator)[0] * MAX_MIX * strength
     share_B111 = share_B[:, None, None, None]
-    grey_B1MF = torch.lerp(grey_B1MF, grey_B1MF.roll(1, dims=0), share_B111)
+    image_BCMF = torch.lerp(image_BCMF, image_BCMF.roll(1, dims=0), share_B111)
     targets_BK = torch.lerp(targets_BK, targets_BK.roll(1, dims=0), share_B[:, None])
-    return grey_B1MF, targets_BK
+    return image_BCMF, targets_BK
 
 
 def cutmix(
-    grey_B1MF: Tensor, targets_BK: Tensor, strength: float, generator: torch.Generator
+    image_BCMF: Tensor, targets_BK: Tensor, strength: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Put a box of the image before it in the batch over each image, and mix targets by its area.
 
@@ -61,12 +61,12 @@ def cutmix(
     side_B = (area_B * MAX_MIX * strength).sqrt()
     inside = [
         _within(place_B * (1 - side_B), side_B, length)
-        for place_B, length in zip(places_SB, grey_B1MF.shape[2:], strict=True)
+        for place_B, length in zip(places_SB, image_BCMF.shape[2:], strict=True)
     ]
     box_B1MF = (inside[0][:, :, None] & inside[1][:, None, :]).unsqueeze(1)
     share_B1 = box_B1MF.float().mean(dim=(2, 3))
-    grey_B1MF = torch.where(box_B1MF, grey_B1MF.roll(1, dims=0), grey_B1MF)
-    return grey_B1MF, torch.lerp(targets_BK, targets_BK.roll(1, dims=0), share_B1)
+    image_BCMF = torch.where(box_B1MF, image_BCMF.roll(1, dims=0), image_BCMF)
+    return image_BCMF, torch.lerp(targets_BK, targets_BK.roll(1, dims=0), share_B1)
 
 
 def _within(start_B: Tensor, side_B: Tensor, length: int) -> Tensor:
@@ -123,5 +123,5 @@ def jitter(image_BCMF: Tensor, draws_SB: Tensor, largest: float) -> Tensor:
     """Return images with brightness, then contrast, scaled by factors in 1 ± `largest`."""
     brightness, contrast = (1 + largest * (2 * draws_SB - 1))[:, :, None, None, None]
     image_BCMF = (image_BCMF * brightness).clamp(0, 1)
-    mean_B111 = image_BCMF.mean(dim=(1, 2, 3), keepdim=True)
-    return torch.lerp(mean_B111, image_BCMF, contrast).clamp(0, 1)
+    mean_BC11 = image_BCMF.mean(dim=(2, 3), keepdim=True)
+    return torch.lerp(mean_BC11, image_BCMF, contrast).clamp(0, 1)

@@ -80,7 +80,7 @@ def build_encoder(config: TrainConfig, num_channels: int, num_classes: int = 0) 
     num_answers = num_classes or count_features(backbone)
     encoder = Detector(
         backbone,
-        Standardise(num_bands(config)) if keeps else None,
+        Standardise(num_channels, num_bands(config)) if keeps else None,
         Repetition(config, num_answers) if config.repetition else None,
     )
     if config.weights not in ("none", "imagenet"):

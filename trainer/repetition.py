@@ -70,7 +70,7 @@ class Repetition(nn.Module):
 
         None for windows too short to hold a passage twice.
         """
-        grey_BMF = image_BCMF.mean(dim=1).float()
+        grey_BMF = image_BCMF[:, 0].float()  # other channels are copies, or tell of the phase
         size = (min(NUM_BANDS, grey_BMF.shape[1]), grey_BMF.shape[2] // self.stride)
         num_lags = size[1] - self.stripe - self.shortest_lag + 1
         if num_lags < 2:

@@ -33,25 +33,30 @@ def speech_like(sample_rate: int, seed: int) -> NDArray[np.float32]:
     return sound.astype(np.float32)
 
 
-def librosa_power(samples: NDArray[np.float32], config: TrainConfig) -> NDArray[np.float64]:
-    """Return the power of each bin and frame."""
+def librosa_spectrum(samples: NDArray[np.float32], config: TrainConfig) -> NDArray[np.complex128]:
+    """Return the complex number of each bin and frame."""
     import librosa
 
-    spectrum = librosa.stft(
+    spectrum: NDArray[np.complex128] = librosa.stft(
         samples.astype(np.float64),
         n_fft=config.n_fft,
         hop_length=config.hop_length,
         pad_mode="reflect",
     )
-    power: NDArray[np.float64] = np.abs(spectrum) ** 2
+    return spectrum
+
+
+def librosa_power(samples: NDArray[np.float32], config: TrainConfig) -> NDArray[np.float64]:
+    """Return the power of each bin and frame."""
+    power: NDArray[np.float64] = np.abs(librosa_spectrum(samples, config)) ** 2
     return power
 
 
-def librosa_mel(samples: NDArray[np.float32], config: TrainConfig) -> NDArray[np.float64]:
-    """Return librosa's mel powers."""
+def librosa_filters(config: TrainConfig) -> NDArray[np.float64]:
+    """Return librosa's mel filters."""
     from librosa.filters import mel
 
-    filters = mel(
+    filters: NDArray[np.float64] = mel(
         sr=config.sample_rate,
         n_fft=config.n_fft,
         n_mels=config.n_mels,
@@ -59,7 +64,12 @@ def librosa_mel(samples: NDArray[np.float32], config: TrainConfig) -> NDArray[np
         fmax=config.f_max,
         dtype=np.float64,
     )
-    bands: NDArray[np.float64] = filters @ librosa_power(samples, config)
+    return filters
+
+
+def librosa_mel(samples: NDArray[np.float32], config: TrainConfig) -> NDArray[np.float64]:
+    """Return librosa's mel powers."""
+    bands: NDArray[np.float64] = librosa_filters(config) @ librosa_power(samples, config)
     return bands
 
 
@@ -101,7 +111,8 @@ def test_decibels_equal_librosas(name: str, frontend: str) -> None:
     batch = [speech_like(config.sample_rate, seed) for seed in range(2)]
     spectrum = build_frontend(config)
     assert isinstance(spectrum, SpectrumFrontend)
-    ours = spectrum.decibels(torch.from_numpy(np.stack(batch))).double().numpy()
+    transformed = spectrum.transform(torch.from_numpy(np.stack(batch)))
+    ours = spectrum.decibels(transformed).double().numpy()
     powers = np.stack([REFERENCES[frontend](samples, config) for samples in batch])
     reference = librosa.power_to_db(powers, ref=1.0, top_db=None)
     assert ours.shape == reference.shape == (2, num_bands_of(config), reference.shape[2])
@@ -127,3 +138,33 @@ def test_cepstra_are_scipys_transform_of_the_spectrogram() -> None:
     std_C1 = (LFCC_STD * 70**0.5) / np.arange(1, 21)[:, None]
     cepstra = (lfcc(waveform_BT)[0, 0] + lfcc.offset_C1).double().numpy() * std_C1
     np.testing.assert_allclose(cepstra, dct(spectrogram, axis=0, norm="ortho")[:20], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_phase_equals_that_of_librosas_transform(name: str) -> None:
+    """Taken from its angles, in float64, change by change as the docstring has them."""
+    config = CONFIGS[name].model_copy(update={"phase": True})
+    samples = speech_like(config.sample_rate, 0)
+    ours = build_frontend(config)(torch.from_numpy(samples)[None])[0, 1:].double().numpy()
+    spectrum = librosa_spectrum(samples, config)
+    size, angle = np.abs(spectrum), np.angle(spectrum)
+    own = 2 * np.pi * np.arange(len(size))[:, None] * config.hop_length / config.n_fft
+    in_time = np.diff(angle, axis=1) - own
+    mean_in_time = np.sqrt(size[:, 1:] * size[:, :-1])
+    changes = [
+        (in_time, mean_in_time),
+        (np.diff(angle, axis=0) + np.pi, np.sqrt(size[1:] * size[:-1])),
+        (np.diff(in_time, axis=1), np.sqrt(mean_in_time[:, 1:] * mean_in_time[:, :-1])),
+        (np.diff(in_time, axis=0), np.sqrt(mean_in_time[1:] * mean_in_time[:-1])),
+    ]
+    filters, peak = librosa_filters(config), config.n_fft / 4
+    for number, (turned, weight) in enumerate(changes):
+        rows, columns = (n - m for n, m in zip(size.shape, weight.shape, strict=True))
+        places = ((rows, 0), (columns, 0))
+        number_there = np.pad(weight * np.exp(1j * turned), places)
+        expected = (filters @ number_there) / (filters @ (np.abs(number_there) + peak * 1e-5))
+        found = 2 * ours[2 * number : 2 * number + 2] - 1
+        audible = filters @ np.pad(weight, places) > 1e-3 * (filters @ size).max()
+        assert audible.mean() > 0.05
+        assert np.abs(found[0] - expected.real)[audible].max() < 0.01
+        assert np.abs(found[1] - expected.imag)[audible].max() < 0.01

@@ -28,6 +28,7 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
     "logmel": [{"normalisation": "clip"}],
     "logstft": [{"frontend": "logstft", "normalisation": "set"}],
     "lfcc": [{"frontend": "lfcc", "n_lfcc": 24}],
+    "phase": [{"phase": True, "normalisation": "set"}],
     "transformer": [{"backbone": "test_vit"}],
     "notebook": [{"frontend": "notebook", "augmentation": "notebook", "strength": 1.0}],
     "both": [{"modality": "both", **SEEING}],

@@ -14,24 +14,24 @@ CPU = torch.device("cpu")
 
 
 def test_bands_end_at_mean_zero_and_deviation_one() -> None:
-    """Batches of unequal size count by their clips, and each band for itself."""
+    """Batches of unequal size count by their clips, and each band of a channel for itself."""
     generator = torch.Generator().manual_seed(0)
-    scale_M1 = torch.tensor([[0.1], [2.0], [0.5]])
-    images = [torch.randn(n, 1, 3, 40, generator=generator) * scale_M1 + 5 for n in (4, 1, 7)]
-    standardise = Standardise(3)
+    scale_CM1 = torch.tensor([[[0.1], [2.0], [0.5]], [[1.0], [3.0], [0.2]]])
+    images = [torch.randn(n, 2, 3, 40, generator=generator) * scale_CM1 + 5 for n in (4, 1, 7)]
+    standardise = Standardise(2, 3)
     standardise.measure(images)
     values = torch.cat([standardise(image) for image in images]).double()
-    assert values.mean(dim=(0, 1, 3)).abs().max() < 1e-5
-    deviation = values.var(dim=(0, 1, 3), correction=0).sqrt()
-    torch.testing.assert_close(deviation, torch.ones(3, dtype=torch.float64), atol=1e-5, rtol=0)
+    assert values.mean(dim=(0, 3)).abs().max() < 1e-5
+    deviation = values.var(dim=(0, 3), correction=0).sqrt()
+    torch.testing.assert_close(deviation, torch.ones(2, 3, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
 def test_silent_band_is_not_blown_up() -> None:
     """A band that never changes is divided by a decibel, not by nothing."""
-    standardise = Standardise(2)
+    standardise = Standardise(1, 2)
     standardise.measure([torch.full((2, 1, 2, 5), 0.25)])
-    assert (standardise.mean_M1 == 0.25).all()
-    assert torch.allclose(standardise.std_M1, torch.tensor(SMALLEST_STD))
+    assert (standardise.mean_CM1 == 0.25).all()
+    assert torch.allclose(standardise.std_CM1, torch.tensor(SMALLEST_STD))
 
 
 def test_training_measures_its_own_clips() -> None:
@@ -51,5 +51,5 @@ def test_what_was_measured_is_kept_with_the_weights(tmp_path: Path) -> None:
     weights = load_best(tmp_path, result.best.epoch, result.identity)
     measured = Training(config, make_clips(14, seed=1), None, CPU).model.standardise
     assert measured is not None
-    torch.testing.assert_close(weights["standardise.mean_M1"], measured.mean_M1)
-    torch.testing.assert_close(weights["standardise.std_M1"], measured.std_M1)
+    torch.testing.assert_close(weights["standardise.mean_CM1"], measured.mean_CM1)
+    torch.testing.assert_close(weights["standardise.std_CM1"], measured.std_CM1)

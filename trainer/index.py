@@ -120,6 +120,10 @@ def seal(text: bytes) -> bytes:
     return b"%b\n%08x\n" % (text, zlib.crc32(text))
 
 
+EXTRA = "extra_forbidden"
+"""What pydantic calls a value that a model doesn't have."""
+
+
 def read_index(cache: Path) -> Index:
     """Read a cache's index; whether the other files are there is told by `check_sizes`.
 
@@ -142,6 +146,12 @@ def read_index(cache: Path) -> Index:
             raise DataError(
                 f"{path} has format {formats[0]}, this version reads {FORMAT}; "
                 "run melsearch prepare again"
+            ) from error
+        unknown = [fault["loc"][0] for fault in error.errors() if fault["type"] == EXTRA]
+        if unknown and content == seal(text):
+            raise DataError(
+                f"{path} holds {', '.join(map(str, unknown))}, which this version of melsearch"
+                " doesn't know; use the version that made it, or run melsearch prepare again"
             ) from error
         raise _damaged(path) from error
     if content != seal(text):

@@ -21,8 +21,8 @@ from tests.command import TINY_STUDY, Result, environment, run, succeed
 from tests.media import make_tone, small_clips, write_dataset, write_media
 from trainer.blocks import BLOCK_BYTES
 from trainer.cache import ClipSet, WaveformCache, find_damage, list_caches
-from trainer.errors import CacheDamagedError
-from trainer.index import IMAGE_BYTES, IMAGE_FILE, INDEX_FILE, WAVEFORM_FILE
+from trainer.errors import CacheDamagedError, DataError
+from trainer.index import IMAGE_BYTES, IMAGE_FILE, INDEX_FILE, WAVEFORM_FILE, seal
 
 FIX = "run `melsearch prepare DATA --verify --sample-rate 16000`, which mends it"
 LONG = "000.wav"
@@ -217,3 +217,14 @@ def test_old_format_is_told_and_built_anew(folder: Path, cache: Path) -> None:
             create_from_file(config, None, Home(folder / ".melsearch"), database)
     assert "cache built" in succeed(folder, "prepare", "data")
     assert [entry.path for entry in list_caches(cache.parent)] == [cache]
+
+
+def test_index_of_a_newer_version_is_not_called_damaged(folder: Path, cache: Path) -> None:
+    """What this version doesn't know is named; `prepare` builds the cache in its place."""
+    index = cache / INDEX_FILE
+    line = index.read_bytes().partition(b"\n")[0]
+    index.write_bytes(seal(line.replace(b'"format":2', b'"format":2,"smell":3')))
+    with pytest.raises(DataError, match="holds smell, which this version of melsearch"):
+        WaveformCache.open(cache)
+    assert "cache built" in succeed(folder, "prepare", "data")
+    WaveformCache.open(cache)

@@ -15,19 +15,21 @@ MAX_STEPS = 1_000_000
 EXACT_IN_A_FLOAT = 2**53
 
 
-def _to_choice(value: object) -> str | int | float:
+def _to_choice(value: object) -> str | bool | int | float:
     if isinstance(value, str):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
+    if isinstance(value, int | float) and abs(value) < math.inf:
         return value
-    raise PydanticCustomError("choice_type", "Input should be a text or a finite number")
+    raise PydanticCustomError(
+        "choice_type", "Input should be a text, a finite number, true or false"
+    )
 
 
 def _to_array(value: object) -> object:
     return value if isinstance(value, list | tuple | dict) else [value]
 
 
-Choice = Annotated[str | int | float, PlainValidator(_to_choice)]
+Choice = Annotated[str | bool | int | float, PlainValidator(_to_choice)]
 Choices = Annotated[tuple[Choice, ...], Field(strict=False, min_length=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Whole = Annotated[int, Field(ge=-EXACT_IN_A_FLOAT, le=EXACT_IN_A_FLOAT)]

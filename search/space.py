@@ -189,7 +189,7 @@ def _describe_value(value: object) -> str:
 
 def _describe_range(parameter: Parameter) -> str:
     if isinstance(parameter, CategoricalParameter):
-        return ", ".join(map(str, parameter.choices))
+        return ", ".join(map(_plain, parameter.choices))
     text = f"{parameter.low:g} to {parameter.high:g}"
     if parameter.log:
         return f"{text}, logarithmic"
@@ -199,5 +199,10 @@ def _describe_range(parameter: Parameter) -> str:
 
 def _describe_when(parameter: Parameter) -> str:
     return " and ".join(
-        f"{parent} is {' or '.join(map(str, values))}" for parent, values in parameter.when.items()
+        f"{parent} is {' or '.join(map(_plain, values))}"
+        for parent, values in parameter.when.items()
     )
+
+
+def _plain(value: Choice) -> str:
+    return value if isinstance(value, str) else shown(value)

@@ -199,7 +199,20 @@ def test_every_fault_is_reported_at_once() -> None:
         ),
         (
             search(dropout=categorical(0.1, True)),
-            "space.dropout.choices[1] must be a text or a finite number, got true",
+            "space.dropout.choices[1] must be a number, got true",
+        ),
+        (
+            search(repetition=categorical(True, 1)),
+            "space.repetition.choices[1] is there twice, got 1",
+        ),
+        (
+            search(repetition=categorical(2, True)),
+            "space.repetition.choices[0] must be true or false, got 2",
+        ),
+        (
+            search(optimizer=categorical([1])),
+            "space.optimizer.choices[0] must be a text, a finite number, true or false,"
+            " got an array",
         ),
         (
             search(weigth_decay=number(0, 1)),

@@ -221,6 +221,21 @@ def test_space_is_described_parents_first() -> None:
     assert rows["momentum"].condition == "optimizer is sgd"
 
 
+def test_switch_is_searched_and_decides_what_else_is() -> None:
+    """A setting that is on or off is a dimension, its values are written as in the file."""
+    space = {
+        "repetition": {"type": "categorical", "choices": [True, False]},
+        "dropout": {"type": "float", "low": 0.0, "high": 0.3, "when": {"repetition": True}},
+    }
+    config = study_config(space=space)
+    found = {suggest(FixedTrial({"repetition": x, "dropout": 0.2}), config) for x in (True, False)}
+    assert {(x.repetition, x.dropout) for x in found} == {(True, 0.2), (False, 0.0)}
+    assert baseline_params(config) == {"repetition": False}
+    assert describe(config)[0].range == "true, false"
+    assert describe(config)[1].condition == "repetition is true"
+    assert diff_contract(contract(config), json.loads(json.dumps(contract(config)))) == []
+
+
 def pretrained_study(
     training: dict[str, Any], space: dict[str, Any], **baseline: str
 ) -> StudyConfig:

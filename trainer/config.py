@@ -14,7 +14,7 @@ Schedule = Literal["cosine", "step", "constant"]
 Sampling = Literal["natural", "balanced"]
 Pooling = Literal["mean", "attention"]
 Modality = Literal["audio", "video", "both"]
-Fusion = Literal["gated", "concat"]
+Fusion = Literal["gated", "concat", "noisy-or"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -70,7 +70,7 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     frame_size: Annotated[int, Field(ge=32, le=512)] = 64
     """Pixels; must be the cache's, if it holds frames."""
     fusion: Fusion = "gated"
-    """How both streams' features are joined."""
+    """How both streams are joined: by their features, or each with a verdict of its own."""
     modality_dropout: Fraction = 0.0
     """Probability that a training clip loses its sound or its picture."""
     synchrony: bool = False

@@ -4,6 +4,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainer.config import TrainConfig
 from trainer.frontend import IMAGENET_MEAN, IMAGENET_STD
@@ -29,6 +30,11 @@ COARSE_SIDE = 8
 NUM_SIGNALS = 8
 SMALLEST_DEVIATION = 0.05
 """Of a signal or of log10 of a power: less counts as a signal that stands still."""
+
+DOUBT = -1.5
+"""Added to a cue's log-odds, so that an untrained detector of three cues is undecided."""
+LEAK = -4.0
+"""Log-odds at first of a clip that is fake in a way which no cue shows."""
 
 
 class VideoEncoder(nn.Module):
@@ -90,10 +96,34 @@ class Synchrony(nn.Module):
     def correlate(self, frames_BPDSSC: Tensor, loudness_BPL: Tensor) -> Tensor:
         """Return the correlation of each signal with the loudness at each lag (B, Q, L)."""
         grey = frames_BPDSSC.mean(dim=-1).flatten(0, 1)
-        coarse = nn.functional.adaptive_avg_pool2d(grey, COARSE_SIDE).flatten(1)
+        coarse = functional.adaptive_avg_pool2d(grey, COARSE_SIDE).flatten(1)
         signals_BPQ = self.signals(coarse).unflatten(0, (-1, MOMENTS))
         products = torch.einsum("bpq,bpl->bql", _whiten(signals_BPQ), _whiten(loudness_BPL))
         return products / MOMENTS
+
+
+class NoisyOr(nn.Module):
+    """Judges each cue's features alone: what one of them gives away, no other can outweigh.
+
+    Source: Pearl 1988, Probabilistic reasoning in intelligent systems, section 4.3.2.
+    """
+
+    def __init__(self, num_cues: int, num_answers: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(NUM_FEATURES, num_answers) for _ in range(num_cues))
+        self.leak = nn.Parameter(torch.tensor(LEAK))
+
+    def forward(self, features_BE: Tensor, is_there_BC: Tensor) -> Tensor:
+        """Return answers (B, X): the logits of the cues that are there, and the mean score."""
+        cues = torch.split(features_BE, NUM_FEATURES, dim=1)
+        answers_CBX = torch.stack([head(x) for head, x in zip(self.heads, cues, strict=True)])
+        log_odds_CB = (answers_CBX[..., 1] - answers_CBX[..., 0]).float() + DOUBT
+        # -log P(real), since P(real) is the product of what each cue that is there says of it.
+        surprise_B = (functional.softplus(log_odds_CB) * is_there_BC.T).sum(dim=0)
+        surprise_B = surprise_B + functional.softplus(self.leak)
+        log_odds_B = surprise_B + torch.log(-torch.expm1(-surprise_B))
+        logits_BK = torch.stack([-log_odds_B / 2, log_odds_B / 2], dim=1)
+        return torch.cat([logits_BK, answers_CBX[..., 2:].mean(dim=0)], dim=1)
 
 
 class FusedDetector(nn.Module):
@@ -103,7 +133,8 @@ class FusedDetector(nn.Module):
     missing counts as zeros, and the model is told which are there.
 
     `concat` puts the streams' features side by side. `gated` first weighs each feature by a gate
-    that sees both streams, as in Arevalo et al. 2017, Gated multimodal units.
+    that sees both streams, as in Arevalo et al. 2017, Gated multimodal units. `noisy-or` (Pearl
+    1988) judges each stream, and the lag between them, alone: a clip is real where all are.
     """
 
     def __init__(self, config: TrainConfig, num_channels: int) -> None:
@@ -119,13 +150,16 @@ class FusedDetector(nn.Module):
             nn.Sequential(nn.Linear(size, NUM_FEATURES), nn.LayerNorm(NUM_FEATURES), nn.GELU())
             for size in sizes
         )
-        num_joined = NUM_FEATURES * (len(sizes) + (self.synchrony is not None))
-        is_gated = hears and config.fusion == "gated"
-        self.gate = nn.Linear(num_joined + 2, num_joined) if is_gated else None
+        num_cues = len(sizes) + (self.synchrony is not None)
+        num_joined, num_answers = num_cues * NUM_FEATURES, count_answers(config)
+        fusion = config.fusion if hears else "concat"
+        self.gate = nn.Linear(num_joined + 2, num_joined) if fusion == "gated" else None
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(num_joined, count_answers(config))
+        self.head: nn.Module = nn.Linear(num_joined, num_answers)
+        if fusion == "noisy-or":
+            self.head = NoisyOr(num_cues, num_answers)
         self.stream_heads = nn.ModuleList(
-            nn.Linear(NUM_FEATURES, count_answers(config)) for _ in sizes if hears
+            nn.Linear(NUM_FEATURES, num_answers) for _ in sizes if hears
         )
 
     @property
@@ -153,19 +187,22 @@ class FusedDetector(nn.Module):
         if self.audio is not None:
             features.insert(0, self.audio(image_BCMF))
         there = is_there_B2.to(features[0].dtype)
-        flags = there[:, -len(features) :].tensor_split(len(features), dim=1)
+        flags = list(there[:, -len(features) :].tensor_split(len(features), dim=1))
         streams = zip(self.streams, features, flags, strict=True)
         seen = [stream(x) * flag for stream, x, flag in streams]
         joined = list(seen)
         if self.synchrony is not None:
-            joined.append(
-                self.synchrony(frames_BPDSSC, loudness_BPL) * there.prod(dim=1, keepdim=True)
-            )
+            flags.append(there.prod(dim=1, keepdim=True))
+            joined.append(self.synchrony(frames_BPDSSC, loudness_BPL) * flags[-1])
         features_BE = torch.cat(joined, dim=1)
         if self.gate is not None:
             gate_BE = self.gate(torch.cat([features_BE, there], dim=1)).sigmoid()
             features_BE = features_BE * gate_BE
-        logits = [self.head(self.dropout(features_BE))]
+        features_BE = self.dropout(features_BE)
+        if isinstance(self.head, NoisyOr):
+            logits = [self.head(features_BE, torch.cat(flags, dim=1))]
+        else:
+            logits = [self.head(features_BE)]
         return logits + [
             head(self.dropout(x)) for head, x in zip(self.stream_heads, seen, strict=False)
         ]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tests.clips import tiny_config
 from trainer.config import TrainConfig
-from trainer.fusion import FusedDetector, Synchrony, build_detector
+from trainer.fusion import DOUBT, NUM_FEATURES, FusedDetector, NoisyOr, Synchrony, build_detector
 from trainer.index import FRAMES_PER_MOMENT, MOMENTS
 from trainer.pictures import LAG_SECONDS, loudness
 
@@ -42,7 +42,7 @@ def inputs(num_clips: int = 3) -> Inputs:
     )
 
 
-@pytest.mark.parametrize("fusion", ["gated", "concat"])
+@pytest.mark.parametrize("fusion", ["gated", "concat", "noisy-or"])
 @pytest.mark.parametrize("stream", [0, 1])
 def test_what_is_in_a_missing_stream_changes_nothing(fusion: str, stream: int) -> None:
     """A clip without sound or picture gets the same finite logits, whatever stands in for it."""
@@ -83,6 +83,34 @@ def test_concat_has_no_gate() -> None:
     """The notebook's plain concatenation: the head reads both streams' features as they are."""
     assert detector(fusion="concat").gate is None
     assert detector(fusion="gated").gate is not None
+
+
+def test_noisy_or_finds_a_clip_real_where_each_cue_does() -> None:
+    """P(real) is the product of what the cues that are there say, and of the leak."""
+    torch.manual_seed(0)
+    head = NoisyOr(num_cues=3, num_answers=2)
+    features_BE = 5 * torch.randn(4, 3 * NUM_FEATURES)
+    is_there_BC = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    real_B = (-head.leak).sigmoid().repeat(4)
+    for number, (cue, x_BE) in enumerate(
+        zip(head.heads, features_BE.split(NUM_FEATURES, dim=1), strict=True)
+    ):
+        says_B = (cue(x_BE) - torch.tensor([0.0, -DOUBT])).softmax(dim=1)[:, 0]
+        real_B = torch.where(is_there_BC[:, number] == 1, real_B * says_B, real_B)
+    found_BK = head(features_BE, is_there_BC).softmax(dim=1)
+    torch.testing.assert_close(found_BK[:, 0], real_B)
+
+
+@pytest.mark.parametrize("level", [-200.0, 200.0])
+def test_noisy_or_stays_finite(level: float) -> None:
+    """However sure a cue is, the logits and their gradient can be trained with."""
+    head = NoisyOr(num_cues=1, num_answers=2)
+    with torch.no_grad():
+        head.heads[0].bias[1] = level
+    logits_BK = head(torch.zeros(1, NUM_FEATURES), torch.ones(1, 1))
+    logits_BK.diff().sum().backward()
+    assert logits_BK.isfinite().all()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in head.parameters())
 
 
 @pytest.mark.parametrize("lag", [-0.25, 0.0, 1 / 3])

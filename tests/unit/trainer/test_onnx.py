@@ -32,6 +32,7 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
     "transformer": [{"backbone": "test_vit"}],
     "notebook": [{"frontend": "notebook", "augmentation": "notebook", "strength": 1.0}],
     "both": [{"modality": "both", **SEEING}],
+    "noisy-or": [{"modality": "both", "fusion": "noisy-or", **SEEING}],
     "ensemble": [{"seed": 1}, {"frontend": "lfcc", "n_lfcc": 24}, {"modality": "video", **SEEING}],
 }
 

@@ -9,22 +9,23 @@ from trainer.config import notebook_recipe
 
 
 def test_recipes_build_on_each_other_from_the_notebooks() -> None:
-    """The first is the notebook's but for weights and epochs; every step changes something."""
+    """The first is the notebook's but for what all share; every step changes something."""
     configs = [recipe.config for recipe in recipes(epochs=24)]
-    expected = notebook_recipe().model_copy(update={"weights": "none", "epochs": 24})
+    shared = {"weights": "none", "epochs": 24, "precision": "bf16"}
+    expected = notebook_recipe().model_copy(update=shared)
     assert configs[0] == expected
     assert len(set(configs)) == len(STEPS)
     assert {config.epochs for config in configs} == {24}
 
 
 def test_table_has_the_means_over_seeds_and_what_a_row_gained() -> None:
-    """By scikit-learn, for rows of two seeds; clips whose sound tells nothing are left out."""
+    """By scikit-learn, for rows of three and two seeds; of clips whose sound tells nothing, too."""
     rng = np.random.default_rng(0)
     targets_N = np.arange(80) % 2
     tells_N = np.arange(80) < 60
     rows = [
-        Row(recipe, rng.normal(shift * targets_N[:, None], 1.0, (80, 2)), 90.0)
-        for recipe, shift in zip(recipes(epochs=3), (0.5, 1.5), strict=False)
+        Row(recipe, rng.normal(shift * targets_N[:, None], 1.0, (80, num_seeds)), 90.0)
+        for recipe, shift, num_seeds in zip(recipes(epochs=3), (0.5, 1.5), (3, 2), strict=False)
     ]
     lines = to_markdown(rows, targets_N, tells_N, epochs=3).splitlines()
     means = [
@@ -35,7 +36,7 @@ def test_table_has_the_means_over_seeds_and_what_a_row_gained() -> None:
     assert first[3].startswith(f"{means[0]:.3f} (")
     assert second[3].startswith(f"{means[1]:.3f} (")
     assert float(second[7].split()[0]) == pytest.approx(means[1] - means[0], abs=1e-3)
-    assert second[8] == "1.5 |"
+    assert (first[8], second[8], second[9]) == ("3", "2", "1.5 |")
     averaged_N = rows[1].log_odds_NS.mean(axis=1)
     assert together[3].startswith(f"{roc_auc_score(targets_N, averaged_N):.3f} (")
     alone = roc_auc_score(targets_N[tells_N], averaged_N[tells_N])
@@ -56,3 +57,25 @@ def test_temperature_makes_sure_scores_honest() -> None:
     for was, now in list(zip(*changes, strict=True))[:3]:
         assert now < 0.7 * was
     assert changes[1][3] == pytest.approx(changes[0][3], abs=0.01)
+
+
+def test_sound_and_picture_are_averaged_with_each_other() -> None:
+    """The last rows that others build on: of sound, of both, and all their seeds together."""
+    rng = np.random.default_rng(0)
+    targets_N = np.arange(80) % 2
+    rows = [
+        Row(recipe, rng.normal(targets_N[:, None], 1.0, (80, 2)), 90.0)
+        for recipe in recipes(epochs=3)
+    ]
+    lines = to_markdown(rows, targets_N, targets_N < 2, epochs=3).splitlines()
+    averages = [line.split(" | ") for line in lines if "all seeds, averaged" in line]
+    both = len(STEPS)
+    sound = max(x.recipe.number for x in rows if x.recipe.config.phase and is_built_on_sound(x))
+    assert [cells[1] for cells in averages] == [f"{sound}", f"{both}", f"{sound} and {both}"]
+    columns = [rows[number - 1].log_odds_NS for number in (sound, both)]
+    expected = roc_auc_score(targets_N, np.concatenate(columns, axis=1).mean(axis=1))
+    assert averages[2][3].startswith(f"{expected:.3f} (")
+
+
+def is_built_on_sound(row: Row) -> bool:
+    return STEPS[row.recipe.number - 1].is_built_on and row.recipe.config.modality == "audio"

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 PREFIXES = ("backbone.", "module.", "model.", "_orig_mod.")
 """What wrappers put before a backbone's own names; our detector's is the first."""
+IMAGES = (1, 3, 9)
+"""Channels that a detector's images may have: grey, the notebook's, grey and its phase."""
 NESTED_IN = ("state_dict_ema", "state_dict", "model_ema", "model")
 """Where training scripts put the weights inside of their checkpoint."""
 
@@ -113,7 +115,7 @@ def _adapt_channels(value: Tensor, wanted: Tensor) -> Tensor | None:
     same_but_channels = value.ndim == wanted.ndim == 4 and (
         value.shape[0] == wanted.shape[0] and value.shape[2:] == wanted.shape[2:]
     )
-    if not same_but_channels or {value.shape[1], wanted.shape[1]} - {1, 3}:
+    if not same_but_channels or value.shape[1] not in (1, 3) or wanted.shape[1] not in IMAGES:
         return None
     adapted = adapt_input_conv(wanted.shape[1], value, base_chans=value.shape[1])
     return cast(Tensor, adapted)

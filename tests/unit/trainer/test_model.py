@@ -133,6 +133,19 @@ def test_weights_file_of_three_channels_and_another_head_fits(suffix: str, tmp_p
     assert loaded["fc.weight"].shape == (2, source.num_features)
 
 
+@pytest.mark.parametrize("num_found", [1, 3])
+def test_weights_file_starts_the_phase_off_too(num_found: int, tmp_path: Path) -> None:
+    """Channels are repeated and made smaller, so that the answers stay of the same size."""
+    source = timm.create_model("test_resnet", in_chans=num_found)
+    path = tmp_path / "weights.safetensors"
+    save_file(source.state_dict(), path)
+    config = tiny_config(weights=str(path), phase=True)
+    loaded = build_model(config, 9).backbone.state_dict()["conv1.0.weight"]
+    kept = source.state_dict()["conv1.0.weight"]
+    torch.testing.assert_close(loaded.sum(dim=1), kept.sum(dim=1))
+    torch.testing.assert_close(loaded[:, :num_found], kept * num_found / 9)
+
+
 def test_detectors_own_weights_come_back_whole(tmp_path: Path) -> None:
     """A file of our own starts another training, head included."""
     trained = build_model(tiny_config(), 1)

@@ -25,6 +25,7 @@ DOCUMENT: dict[str, Any] = {
     "trials": 4,
     "space": {
         "optimizer": {"type": "categorical", "choices": ["adam", "sgd"]},
+        "repetition": {"type": "categorical", "choices": [True, False]},
         "lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
         "momentum": {"type": "float", "low": 0.5, "high": 0.9, "when": {"optimizer": "sgd"}},
     },
@@ -60,7 +61,7 @@ def test_baseline_comes_first_with_the_notebooks_recipe(study: Study) -> None:
     first = claimed(claims(study).claim())
     assert first.is_baseline
     assert first.config == study.config.baseline_config()
-    assert first.trial.params == {"optimizer": "adam", "lr": 0.003}
+    assert first.trial.params == {"optimizer": "adam", "repetition": False, "lr": 0.003}
 
 
 def test_budget_is_exact_for_one_worker(study: Study) -> None:

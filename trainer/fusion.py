@@ -155,9 +155,11 @@ class FusedDetector(nn.Module):
         fusion = config.fusion if hears else "concat"
         self.gate = nn.Linear(num_joined + 2, num_joined) if fusion == "gated" else None
         self.dropout = nn.Dropout(config.dropout)
-        self.head: nn.Module = nn.Linear(num_joined, num_answers)
-        if fusion == "noisy-or":
-            self.head = NoisyOr(num_cues, num_answers)
+        self.head: nn.Module = (
+            NoisyOr(num_cues, num_answers)
+            if fusion == "noisy-or"
+            else nn.Linear(num_joined, num_answers)
+        )
         self.stream_heads = nn.ModuleList(
             nn.Linear(NUM_FEATURES, num_answers) for _ in sizes if hears
         )

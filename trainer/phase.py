@@ -13,6 +13,9 @@ from torch.nn import functional
 SMALLEST_POWER = 1e-30
 """Of a product of two amplitudes: what has less has no phase."""
 
+SMALLEST_WEIGHT = 1e-15
+"""Of a band; one that hears no bin has none."""
+
 
 class Complex(NamedTuple):
     """Complex numbers as two real tensors, which every device and ONNX know."""
@@ -50,7 +53,7 @@ def phase_images(
     images = []
     for change in changes:
         amplitude_BNF = (change.real.square() + change.imag.square()).sqrt()
-        weight_BMF = bands(amplitude_BNF + floor)
+        weight_BMF = bands(amplitude_BNF + floor).clamp(min=SMALLEST_WEIGHT)
         images += [bands(part_BNF) / weight_BMF for part_BNF in change]
     return (1 + torch.stack(images, dim=1)) / 2
 

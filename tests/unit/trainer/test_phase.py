@@ -57,6 +57,16 @@ def test_silence_and_what_no_image_shows_have_no_phase(frontend: str) -> None:
         assert phases(waveform_T, frontend=frontend, n_mels=20).abs().max() < 0.3
 
 
+def test_band_between_two_bins_has_no_phase() -> None:
+    """More bands than a transform has bins: those that hear none are 0, and nothing is nan."""
+    generator = torch.Generator().manual_seed(0)
+    found = phases(
+        torch.randn(SAMPLE_RATE, generator=generator) / 10, frontend="logmel", n_mels=200
+    )
+    assert found.real.isfinite().all()
+    assert (found.abs().amax(dim=(0, 2)) == 0).any()
+
+
 def test_band_is_sure_of_a_tone_and_unsure_of_noise() -> None:
     """A number's length says whether the band's bins agree."""
     tone_T = (2 * math.pi * 1010.0 * SECONDS).sin()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.detector import STEPS, Row, recipes, to_markdown
+from benchmarks.detector import STEPS, Row, draw, recipes, to_markdown
 from trainer.config import notebook_recipe
 
 
@@ -79,3 +79,15 @@ def test_sound_and_picture_are_averaged_with_each_other() -> None:
 
 def is_built_on_sound(row: Row) -> bool:
     return STEPS[row.recipe.number - 1].is_built_on and row.recipe.config.modality == "audio"
+
+
+def test_picture_shows_the_scores() -> None:
+    """Equal rows are drawn equally, byte for byte; other scores give another picture."""
+    targets_N = np.arange(80) % 2
+    log_odds_NS = np.random.default_rng(0).normal(size=(80, 1))
+    recipe = next(recipes(epochs=3))
+    first, again, other = (
+        draw([Row(recipe, x, 1.0)], targets_N) for x in (log_odds_NS, log_odds_NS, -log_odds_NS)
+    )
+    assert first == again != other
+    assert first.count(b"LineCollection") == other.count(b"LineCollection") > 0

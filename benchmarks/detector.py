@@ -273,7 +273,8 @@ def to_markdown(
         f"{len(rows)} of {len(STEPS)} recipes from random weights, each building on another one:"
         f" {epochs} epochs, scored after the last one on all {len(targets_N)} validation clips."
         " Means over the seeds; in brackets 95 % intervals over the clips."
-        " Sound alone is computed in bf16, pictures in fp32. "
+        " Sound alone is computed in bf16, which is slow on a CPU without AVX512-BF16, pictures in"
+        " fp32; the minutes are of whichever machine trained them. "
         f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.",
         "",
         "`python -m benchmarks.detector DATA --out docs/detector.md` trains what is missing.",

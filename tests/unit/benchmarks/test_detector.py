@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.detector import STEPS, Row, draw, recipes, to_markdown
+from benchmarks.detector_page import Row, draw, to_markdown
+from benchmarks.recipes import STEPS, recipes
 from trainer.config import notebook_recipe
 
 

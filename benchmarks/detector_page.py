@@ -1,0 +1,146 @@
+"""The page of the recipes' figures: a table, what averages and a temperature do, and a picture."""
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from benchmarks.recipes import STEPS, Recipe
+from trainer.calibration import cross_calibrate
+from trainer.intervals import Interval, estimate, estimate_difference, words_of
+from trainer.measures import MEASURES, Measure, to_log_odds
+from trainer.objectives import Objective
+from trainer.page import to_svg
+
+# Shape suffixes: N clips, K classes, S seeds.
+
+COLOURS = {"audio": "tab:blue", "video": "tab:green", "both": "tab:red"}
+METRICS: tuple[Objective, ...] = ("auc", "eer", "accuracy")
+PICTURE = "images/detector.svg"
+"""Beside the page."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a recipe came to, over all seeds."""
+
+    recipe: Recipe
+    log_odds_NS: NDArray[np.float64]
+    seconds: float
+    """Of training, a seed."""
+
+
+def to_markdown(
+    rows: Sequence[Row], targets_N: NDArray[np.int64], tells_N: NDArray[np.bool_], epochs: int
+) -> str:
+    """Return the page; `tells_N` are the clips whose sound tells the label."""
+    auc = _of_seeds(MEASURES["auc"])
+    in_bf16 = [str(x.recipe.number) for x in rows if x.recipe.config.precision == "bf16"]
+    lines = [
+        "# What each step is worth",
+        "",
+        f"{len(rows)} of {len(STEPS)} recipes from random weights, each building on another one:"
+        f" {epochs} epochs, scored after the last one on all {len(targets_N)} validation clips."
+        " Means over the seeds; in brackets 95 % intervals over the clips."
+        f" In bf16, which is slow on a CPU without AVX512-BF16, are computed {', '.join(in_bf16)},"
+        " the others in fp32; the minutes are of whichever machine trained them."
+        f" {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.",
+        "",
+        "`python -m benchmarks.detector DATA --out docs/detector.md` trains what is missing.",
+        "",
+        f"![AUC of each recipe, with its interval]({PICTURE})",
+        "",
+        "| | on | recipe | AUC | EER | accuracy | AUC where the sound tells | gained | seeds"
+        " | minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    before = {row.recipe.number: row.log_odds_NS for row in rows}
+    for row in rows:
+        cells = [_words(_of_seeds(MEASURES[x]), row.log_odds_NS, targets_N) for x in METRICS]
+        cells.append(_words(auc, row.log_odds_NS[tells_N], targets_N[tells_N]))
+        gained: Interval | None = None
+        if row.recipe.on in before:
+            gained = estimate_difference(auc, row.log_odds_NS, before[row.recipe.on], targets_N)
+        cells.append(words_of(gained) if gained else "")
+        cells += [str(row.log_odds_NS.shape[1]), f"{row.seconds / 60:.1f}"]
+        head = f"| {row.recipe.number} | {row.recipe.on or ''} | {row.recipe.name}"
+        lines.append(f"{head} | {' | '.join(cells)} |")
+    for members in _ensembles(rows):
+        together_N = np.concatenate([row.log_odds_NS for row in members], axis=1).mean(axis=1)
+        cells = [_words(MEASURES[x], together_N, targets_N) for x in METRICS]
+        cells.append(_words(MEASURES["auc"], together_N[tells_N], targets_N[tells_N]))
+        numbers = " and ".join(str(row.recipe.number) for row in members)
+        lines.append(f"|  | {numbers} | all seeds, averaged | {' | '.join(cells)} | | | |")
+    lines += ["", *_calibration(rows[-1], targets_N)]
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: Sequence[Row], targets_N: NDArray[np.int64]) -> bytes:
+    """Return the recipes' AUC with intervals as SVG; what none builds on is hollow."""
+    figure = Figure(figsize=(8, 0.4 * len(rows) + 0.9), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        auc = estimate(_of_seeds(MEASURES["auc"]), row.log_odds_NS, targets_N)
+        axes.errorbar(
+            auc.value,
+            place,
+            xerr=[[auc.value - auc.low], [auc.high - auc.value]],
+            fmt="o",
+            capsize=3,
+            color=COLOURS[row.recipe.config.modality],
+            markerfacecolor=None if STEPS[row.recipe.number - 1].is_built_on else "white",
+        )
+        axes.annotate(f"{auc.value:.3f}", (auc.value, place), (0, 5), textcoords="offset points")
+    names = [f"{row.recipe.name} ({row.recipe.number})" for row in reversed(rows)]
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_xlabel("AUC on the validation clips")
+    axes.grid(axis="x", alpha=0.3)
+    return to_svg(figure)
+
+
+def _ensembles(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Yield the rows whose logits are averaged: of sound alone, of both, and both of these."""
+    built_on = [row for row in rows if STEPS[row.recipe.number - 1].is_built_on]
+    last = {row.recipe.config.modality: row for row in built_on}
+    for row in last.values():
+        yield [row]
+    if len(last) > 1:
+        yield list(last.values())
+
+
+def _calibration(row: Row, targets_N: NDArray[np.int64]) -> list[str]:
+    """Return what a temperature does to the last row, on clips that it was not fitted on."""
+    metrics: tuple[Objective, ...] = ("nll", "cllr", "ece", "auc")
+    kinds: dict[str, list[NDArray[np.float64]]] = {"before": [], "after": []}
+    for log_odds_N in row.log_odds_NS.T:
+        logits_NK = np.stack([np.zeros_like(log_odds_N), log_odds_N], axis=1)
+        kinds["before"].append(log_odds_N)
+        kinds["after"].append(to_log_odds(cross_calibrate(logits_NK, targets_N)))
+    lines = [
+        "A temperature, fitted on one half of these clips and measured on the other, changes the"
+        " last one so (AUC moves only where the two halves' temperatures differ):",
+        "",
+        f"| calibration | {' | '.join(metrics)} |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, columns in kinds.items():
+        log_odds_NS = np.stack(columns, axis=1)
+        cells = [_words(_of_seeds(MEASURES[x]), log_odds_NS, targets_N) for x in metrics]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return lines
+
+
+def _words(measure: Measure, log_odds: NDArray[np.float64], targets_N: NDArray[np.int64]) -> str:
+    return words_of(estimate(measure, log_odds, targets_N))
+
+
+def _of_seeds(measure: Measure) -> Measure:
+    """Return the mean over seeds of a metric, for log-odds (N, S)."""
+    return lambda log_odds_NS, targets_N: float(
+        np.mean([measure(log_odds_N, targets_N) for log_odds_N in log_odds_NS.T])
+    )

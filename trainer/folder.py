@@ -112,7 +112,8 @@ def _load_member(
     except RuntimeError as error:
         raise ModelError(
             f"the model's {model_dir / MODEL_FILE} does not fit its {CONFIG_FILE}; the files are of"
-            f" two models: {str(error).partition(':')[0]}"
+            " two models, or of another version; copy the folder again as a whole, or train again:"
+            f" {str(error).partition(':')[0]}"
         ) from error
     return Member(to_channels_last(model.to(device)).eval(), frontend.to(device), config)
 

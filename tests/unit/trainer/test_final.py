@@ -320,7 +320,7 @@ def test_weights_of_another_backbone_are_told(cache: WaveformCache, tmp_path: Pa
     train(cache, tmp_path / "model")
     path = tmp_path / "model" / CONFIG_FILE
     path.write_text(path.read_text().replace("test_resnet", "test_convnext"))
-    with pytest.raises(ModelError, match="the files are of two models"):
+    with pytest.raises(ModelError, match="of two models, or of another version; copy"):
         load_detector(tmp_path / "model", CPU)
 
 

@@ -4,7 +4,8 @@ import atexit
 import gc
 import signal
 import sys
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -24,7 +25,6 @@ from storage.errors import DatabaseRefusedError, StorageError, WrongTablesError
 from trainer.errors import DeviceError, RecipeError, TrainerError, TrainingStoppedError
 
 app = typer.Typer(
-    help="Hyperparameter search for deepfake-speech detectors.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -53,6 +53,24 @@ _OF_THE_CONFIGURATION = (
     ConfigError, ContractError, DashboardConfigError, StudyError, DatabaseRefusedError,
     WrongTablesError, RecipeError, DeviceError,
 )  # fmt: skip
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"melsearch {version('melsearch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _melsearch(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Hyperparameter search for deepfake-speech detectors."""
 
 
 def main() -> NoReturn:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ finally:
     ("arguments", "code"),
     [
         (["--help"], 0),
+        (["--version"], 0),
         (["prepare", "data"], 0),
         (["status", "study"], 2),
         (["export", "study"], 2),
@@ -39,6 +41,14 @@ def test_command_starts_without_torch(arguments: list[str], code: int, database_
         result = run_script(folder, arguments, database_url)
     assert result.returncode == code, result.stderr
     assert result.stderr.splitlines()[-1].strip() == "imported:", result.stderr
+
+
+def test_version_is_that_of_the_project(database_url: str) -> None:
+    """For a report of a fault: one line, as pyproject.toml has it."""
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    with user_folder() as folder:
+        result = run_script(folder, ["--version"], database_url)
+    assert result.stdout == f"melsearch {project['version']}\n"
 
 
 def run_script(folder: Path, arguments: list[str], url: str) -> subprocess.CompletedProcess[str]:

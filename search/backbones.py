@@ -12,7 +12,7 @@ from search.progress import show_progress
 from trainer.backbones import CURATED, REFERENCE, Cost, measure_backbones
 from trainer.config import TrainConfig
 from trainer.device import choose_device, count_threads, describe_device
-from trainer.durable import replacing
+from trainer.durable import replacing, require_writable
 
 TITLES = ("backbone", "tier", "parameters", "training", "evaluation", "memory")
 FRAMES = 251
@@ -24,7 +24,10 @@ def show_backbones(names: Sequence[str], batch_size: int, out: Path | None, devi
 
     Raises:
         ModelError: timm lacks one, or it can't be trained.
+        DataError: `out` can't be written.
     """
+    if out is not None:
+        require_writable(out)
     chosen = choose_device(device)
     config = TrainConfig(batch_size=batch_size)
     names = list(dict.fromkeys([*(names or CURATED), REFERENCE]))

@@ -1,6 +1,7 @@
 """`cross-validate`: a recipe's figures on clips that it never saw, as a table and as a file."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from search.home import Home
 from search.progress import show_progress
 from search.signals import stop_on_signals
 from trainer.device import choose_device
-from trainer.durable import replacing
+from trainer.durable import replacing, require_writable
 from trainer.folds import CrossValidation, cross_validate
 from trainer.intervals import Interval, estimate, words_of
 from trainer.measures import MEASURES, to_log_odds
@@ -35,12 +36,14 @@ def cross_validate_recipe(
     Raises:
         RecipeError: it names a backbone that timm lacks.
         ContractError: the data are not here.
-        DataError: they can't be cut into such folds.
+        DataError: they can't be cut into such folds, or `out` can't be written.
         TrainingStoppedError: by SIGINT or SIGTERM; the same call goes on.
     """
     require_backbones([recipe])
+    require_writable(out)
     chosen = choose_device(device)
     cache = open_cache([recipe], data, home)
+    work = out.absolute().with_name(f".{out.name}.training")
     stop = stop_on_signals()
     with show_progress("train") as progress:
         found = cross_validate(
@@ -48,7 +51,8 @@ def cross_validate_recipe(
             cache,
             num_folds,
             group,
-            work=out.absolute().with_name(f".{out.name}.training"),
+            data=data or cache.root,
+            work=work,
             device=chosen,
             progress=progress,
             should_stop=stop.is_set,
@@ -56,6 +60,7 @@ def cross_validate_recipe(
     figures = _measure(found, num_folds, group)
     with replacing(out) as fresh:
         fresh.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(work, ignore_errors=True)
     _show(figures)
     print_plain(make_console(), f"figures: {out}")
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer.errors import DataError
+
 
 def sync(path: Path) -> None:
     """Put a file's bytes, or a folder's entries, on the disk."""
@@ -22,6 +24,22 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync(folder.parent)
+
+
+def require_writable(out: Path) -> None:
+    """Find out before the work whether its result can be written; make the folder for it.
+
+    Raises:
+        DataError: it can't, and why.
+    """
+    if out.is_dir():
+        raise DataError(f"can't write {out}: it is a folder; name a file")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"can't write {out}: {error.strerror}") from error
+    if not os.access(out.parent, os.W_OK):
+        raise DataError(f"can't write {out}: its folder is read-only")
 
 
 @contextmanager

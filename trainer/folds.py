@@ -1,6 +1,5 @@
 """Cross-validation: a recipe's figures on clips that it never saw, group by group."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +45,7 @@ def cross_validate(
     num_folds: int,
     group: str | None,
     *,
+    data: Path,
     work: Path,
     device: torch.device,
     progress: Progress = lambda done, total: None,
@@ -56,7 +56,8 @@ def cross_validate(
     Folds hold about as many of each class. With a `group`, a column of the data's manifest, no
     group lies in two folds. Each detector trains all epochs of the config, and nothing is chosen by
     the clips that it is scored on. `work` keeps the checkpoints, so the same call goes on where it
-    was; it is deleted at the end.
+    was; delete it when the result is kept. The manifest is that of `data`, a folder in the FFDV
+    layout.
 
     Raises:
         DataError: there are too few clips or groups, or no such column.
@@ -64,7 +65,7 @@ def cross_validate(
         TrainingDivergedError: the loss became infinite or nan.
     """
     clips = cache.all_clips()
-    groups = None if group is None else _groups_of(cache, clips, group)
+    groups = None if group is None else _groups_of(data, clips, group)
     folds_N = cut_folds(clips.targets, groups, num_folds, config.seed)
     logits_NK = np.zeros((len(clips), 2))
     for fold in range(num_folds):
@@ -85,7 +86,6 @@ def cross_validate(
         if scored is None:
             raise TrainingStoppedError("stopped while scoring; the same command goes on from there")
         logits_NK[held_out] = scored
-    shutil.rmtree(work, ignore_errors=True)
     num_groups = 0 if groups is None else len(set(groups))
     return CrossValidation(clips, logits_NK, folds_N, num_groups)
 
@@ -117,11 +117,11 @@ def cut_folds(
     return folds_N
 
 
-def _groups_of(cache: WaveformCache, clips: ClipSet, column: str) -> list[str]:
+def _groups_of(data: Path, clips: ClipSet, column: str) -> list[str]:
     """Return each clip's group; a clip of which the manifest says nothing is one by itself."""
-    manifest = find_manifest(cache.root)
+    manifest = find_manifest(data)
     if manifest is None:
-        raise DataError(f"{cache.root} has no manifest.csv that names the {column} of each clip")
+        raise DataError(f"{data} has no manifest.csv that names the {column} of each clip")
     values = manifest.values(column, clips.names)
     return [value or f"clip {number}" for number, value in enumerate(values)]
 

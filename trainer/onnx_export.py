@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from trainer.augment import build_augment
 from trainer.batches import window_samples
 from trainer.config import TrainConfig
-from trainer.durable import replacing
+from trainer.durable import replacing, require_writable
 from trainer.errors import ModelError
 from trainer.folder import LoadedDetector, Member
 from trainer.frontend import Frontend
@@ -78,7 +78,7 @@ def export_onnx(detector: LoadedDetector, out: Path) -> float:
     Raises:
         ModelError: packages are missing, members hear windows of several lengths, an operation has
             no counterpart, or the outputs differ by more than TOLERANCE. Nothing is written then.
-        OSError: the file can't be written.
+        DataError: the file can't be written.
     """
     configs = [member.config for member in detector.members]
     if any(config.pooling == "attention" for config in configs):
@@ -94,6 +94,7 @@ def export_onnx(detector: LoadedDetector, out: Path) -> float:
             " of one window_seconds"
         )
     _require_packages()
+    require_writable(out)
     graph = _Graph(_on_cpu(detector)).eval()
     program = _trace(graph, configs)
     program.model.metadata_props.update(_describe(configs))

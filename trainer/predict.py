@@ -12,7 +12,7 @@ import torch
 
 from trainer.calibration import apply_temperature
 from trainer.dataset import Reject, find_media, read_submission_rows
-from trainer.durable import replacing
+from trainer.durable import replacing, require_writable
 from trainer.errors import DataError, TrainerError
 from trainer.folder import LoadedDetector, load_detector
 from trainer.scoring import Logits, score_files
@@ -70,7 +70,7 @@ def predict(
     """
     if not 1 <= tta <= MAX_PASSES:
         raise TrainerError(f"tta must be from 1 to {MAX_PASSES} passes, got {tta}")
-    _check_out(out)
+    require_writable(out)
     detector = load_detector(model_dir, device)
     rows = _find_rows(data)
     paths = list(dict.fromkeys(row.path for row in rows if row.path is not None))
@@ -108,18 +108,6 @@ def predict_probs(
         if progress is not None:
             progress(len(scores), len(paths))
     return scores
-
-
-def _check_out(out: Path) -> None:
-    """Find out before the work whether its result can be written."""
-    if out.is_dir():
-        raise DataError(f"can't write {out}: it is a folder; name a file")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"can't write {out}: {error.strerror}") from error
-    if not os.access(out.parent, os.W_OK):
-        raise DataError(f"can't write {out}: its folder is read-only")
 
 
 def _find_rows(data: Path) -> list[_Row]:

@@ -33,6 +33,10 @@ def test_figures_are_of_clips_that_no_detector_saw(tmp_path: Path) -> None:
             for split in ("train", "val")
             for p in (folder / "demo" / f"{split}set").iterdir()
         ]
+        (folder / "results").mkdir()
+        refused = run(folder, *call, "-o", "results")
+        assert (refused.code, "it is a folder; name a file" in refused.err) == (1, True)
+        assert not list(folder.glob(".*.training"))
         rows = "".join(
             f"{name},{'abcdef'[number % 6]}\n" for number, name in enumerate(sorted(names))
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from search.config import StudyConfig
 from search.errors import ConfigError, ContractError
 from search.home import Home
-from search.prepare import prepare_data
+from search.prepare import open_prepared
 from search.study import Study, create_study
 from storage.database import Database
 from trainer.cache import WaveformCache, list_caches, list_damaged
@@ -79,10 +79,9 @@ def require_copies(config: StudyConfig, cache: WaveformCache, fix: str) -> None:
 
 def _cache_of(config: StudyConfig, data: Path | None, home: Home) -> WaveformCache:
     if data is not None:
-        report = prepare_data(
+        return open_prepared(
             config.sample_rate, data, home, frame_size=config.frame_size, codecs=config.needs_codecs
         )
-        return WaveformCache.open(report.cache)
     caches = list_caches(home.cache)
     if len(caches) != 1:
         found = [f"  {root} ({fingerprint})" for _, root, fingerprint in caches]

@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 
 from search.errors import ContractError
 from search.home import Home
-from search.prepare import prepare_data
+from search.prepare import open_prepared
 from search.progress import show_progress
 from search.signals import stop_on_signals
 from trainer.cache import WaveformCache, find_cache
@@ -116,14 +116,13 @@ def open_cache(recipes: Sequence[Recipe], data: Path | None, home: Home) -> Wave
     """
     if data is not None:
         settings = decode_settings([recipe.config for recipe in recipes])
-        report = prepare_data(
+        return open_prepared(
             settings.sample_rate,
             data,
             home,
             frame_size=settings.frame_size,
             codecs=any(recipe.config.codec_share for recipe in recipes),
         )
-        return WaveformCache.open(report.cache)
     fingerprint = str(recipes[0].origin.get("data_fingerprint", ""))
     found = find_cache(home.cache, fingerprint)
     if found is None:

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
 
 from search.console import make_console, print_plain
 from search.home import Home
 from search.progress import show_progress
+from trainer.cache import WaveformCache, find_damage
 from trainer.prepare import PrepareReport, prepare
 
 MAX_NAMED = 3
@@ -47,10 +49,21 @@ def prepare_data(
         return build(anew=True, progress=progress)
 
 
+def open_prepared(
+    sample_rate: int, data: Path, home: Home, *, frame_size: int, codecs: bool
+) -> WaveformCache:
+    """Prepare likewise, tell on the standard error what was rejected or is odd, and open it.
+
+    Raises:
+        DataError: the folder or its labels can't be used.
+    """
+    report = prepare_data(sample_rate, data, home, frame_size=frame_size, codecs=codecs)
+    _show_oddities(report, make_console(stderr=True))
+    return WaveformCache.open(report.cache)
+
+
 def _is_damaged(cache: Path) -> bool:
     """Check all of a cache and tell the user how it is."""
-    from trainer.cache import find_damage
-
     with show_progress("verify") as progress:
         clips = [fault.clip for fault in find_damage(cache, progress)]
     if clips:
@@ -122,13 +135,17 @@ def show_prepare_report(report: PrepareReport) -> None:
         )
     console = make_console()
     console.print(table)
+    _show_oddities(report, console)
+    built = "unchanged" if report.reused else "built"
+    print_plain(console, f"cache {built}: {report.cache}, data {report.data_fingerprint}")
+
+
+def _show_oddities(report: PrepareReport, console: Console) -> None:
     for reason, number in Counter(reject.reason for reject in report.rejects).most_common():
         names = [reject.name for reject in report.rejects if reject.reason == reason]
         print_plain(console, f"rejected {number}: {reason} ({_some(names)})")
     for warning in report.warnings:
         print_plain(console, f"warning: {warning}")
-    built = "unchanged" if report.reused else "built"
-    print_plain(console, f"cache {built}: {report.cache}, data {report.data_fingerprint}")
 
 
 def _some(names: Sequence[str]) -> str:

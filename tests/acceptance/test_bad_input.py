@@ -140,6 +140,10 @@ def test_broken_videos_are_rejected_with_their_reason(tmp_path: Path) -> None:
     assert f"{4 + len(kept)} " in next(line for line in out.splitlines() if "train " in line)
     assert "'000.wav' again" in out
     assert "1 clips are longer than 10 min: cut to that" in out
+    (tmp_path / "best.toml").write_text('backbone = "test_resnet"\n')
+    told = run(tmp_path, "cross-validate", "best.toml", "--folds", "20", "--data", data).err
+    assert "rejected 1: damaged or truncated (truncated.mp4)" in told
+    assert "warning: 1 clips are longer than 10 min: cut to that" in told
 
 
 def write_odd_files(folder: Path) -> tuple[dict[str, str], list[str]]:

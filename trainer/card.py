@@ -24,7 +24,7 @@ def write_card(recipes: Sequence[Recipe], metrics: dict[str, Any]) -> str:
         " probability that a clip is fake.",
         "",
         *_describe_members(metrics),
-        *_describe_origin(recipes[0].origin),
+        *_describe_origin(recipes[0].origin, metrics["data_fingerprint"]),
         "## How good",
         "",
         _describe_measurement(metrics),
@@ -111,11 +111,19 @@ def _describe_measurement(metrics: dict[str, Any]) -> str:
     )
 
 
-def _describe_origin(origin: dict[str, Any]) -> list[str]:
+def _describe_origin(origin: dict[str, Any], data_fingerprint: str) -> list[str]:
+    """Return a table of it; if the search read other data, nobody can say what it chose by."""
     if not origin:
         return []
     facts = [f"| {key} | {value} |" for key, value in origin.items()]
-    return ["| origin | |", "|---|---|", *facts, ""]
+    lines = ["| origin | |", "|---|---|", *facts, ""]
+    if origin.get("data_fingerprint", data_fingerprint) != data_fingerprint:
+        lines += [
+            f"The data of this training are {data_fingerprint}: other clips than the search read,"
+            " or other streams of them. It may have chosen by some that are reported on here.",
+            "",
+        ]
+    return lines
 
 
 def _number(value: float) -> str:

@@ -187,6 +187,7 @@ def _measure(plan: _Plan, members: Sequence[_Trained]) -> dict[str, Any]:
     metrics = {
         "on": plan.on,
         "objective": plan.objective,
+        "data_fingerprint": plan.cache.data_fingerprint,
         "validation": before,
         "calibration": {
             "temperature": temperature,

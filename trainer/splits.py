@@ -45,6 +45,6 @@ def require_halves(targets: list[int], holdout: Holdout) -> None:
     if holdout == "half" and min(num_real, num_fake) < FEWEST_CLIPS:
         raise DataError(
             f"the validation split needs at least {FEWEST_CLIPS} clips of each class to be halved,"
-            f' it has {num_real} real and {num_fake} fake; add clips, or set holdout = "none" and'
-            " report on the clips that were chosen by"
+            f" it has {num_real} real and {num_fake} fake; add clips, or set holdout (of a recipe:"
+            ' origin.holdout) = "none" and report on the clips that were chosen by'
         )

@@ -95,6 +95,16 @@ def test_model_card_says_what_it_is_and_how_good(cache: WaveformCache, tmp_path:
         assert words in card
 
 
+def test_card_tells_that_the_search_read_other_data(cache: WaveformCache, tmp_path: Path) -> None:
+    """Its choice may then be known to the clips that are reported on."""
+    cards = []
+    for name, fingerprint in (("same", cache.data_fingerprint), ("other", "f" * 64)):
+        metrics = train(cache, tmp_path / name, origin={"data_fingerprint": fingerprint})
+        assert metrics["data_fingerprint"] == cache.data_fingerprint
+        cards.append((tmp_path / name / "README.md").read_text())
+    assert ["other clips than the search read" in card for card in cards] == [False, True]
+
+
 def test_training_on_all_takes_epochs_and_temperature_from_the_first(
     cache: WaveformCache, tmp_path: Path
 ) -> None:

@@ -14,8 +14,8 @@ from search.space import diff_contract
 logger = logging.getLogger(__name__)
 
 _LIBRARIES = (
-    "av", "librosa", "numpy", "opencv-python-headless", "optuna", "safetensors", "scipy", "soxr",
-    "timm", "torch", "torchvision",
+    "av", "librosa", "numpy", "opencv-python-headless", "optuna", "safetensors",
+    "scikit-image", "scipy", "soxr", "timm", "torch", "torchvision",
 )  # fmt: skip
 _RISKS = (
     "its trials are then trained by different code and may not compare; a trial that is taken over "

@@ -25,6 +25,8 @@ WARN_ABOVE = 0.7
 ALL = "all together"
 NUM_FOLDS = 5
 NUM_TREES, LEAF = 300, 10
+PARTS = 10
+"""A leaf needs at most one of so many parts of what is learned from: few clips must split too."""
 SUREST = 1e-6
 FEWEST_CLIPS = 10
 """Of each class, in what is learned from and in what is measured on."""
@@ -160,8 +162,13 @@ def _tell(
     from sklearn.ensemble import RandomForestClassifier  # takes long to import
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-    forest = RandomForestClassifier(NUM_TREES, min_samples_leaf=LEAF, random_state=seed)
-    if is_train_N.all() or not is_train_N.any():
+    is_cross_validated = is_train_N.all() or not is_train_N.any()
+    num_learned = int(is_train_N.sum())
+    if is_cross_validated:
+        num_learned = len(targets_N) * (NUM_FOLDS - 1) // NUM_FOLDS
+    leaf = max(1, min(LEAF, num_learned // PARTS))
+    forest = RandomForestClassifier(NUM_TREES, min_samples_leaf=leaf, random_state=seed)
+    if is_cross_validated:
         folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=seed)
         probs_NK = cross_val_predict(
             forest, features_ND, targets_N, cv=folds, method="predict_proba"

@@ -18,7 +18,7 @@ from trainer.device import choose_device
 from trainer.durable import replacing, require_writable
 from trainer.folds import CrossValidation, cross_validate
 from trainer.intervals import Interval, estimate, words_of
-from trainer.measures import MEASURES, to_log_odds
+from trainer.measures import MEASURES, to_log_odds, to_scores
 from trainer.recipe import Recipe
 
 
@@ -67,9 +67,10 @@ def cross_validate_recipe(
 
 def _measure(found: CrossValidation, num_folds: int, group: str | None) -> dict[str, Any]:
     log_odds_N, targets_N = to_log_odds(found.logits_NK), found.clips.targets
-    metrics = {
-        name: asdict(estimate(measure, log_odds_N, targets_N)) for name, measure in MEASURES.items()
-    }
+    metrics = {}
+    for name, measure in MEASURES.items():
+        scores_N = to_scores(name, log_odds_N, found.prior_log_odds_N)
+        metrics[name] = asdict(estimate(measure, scores_N, targets_N))
     folds = []
     for fold in range(num_folds):
         is_in_N = found.folds_N == fold

@@ -13,9 +13,9 @@ from trainer.errors import DataError
 from trainer.folder import LoadedDetector, load_detector
 from trainer.intervals import Interval, estimate
 from trainer.manifest import Manifest, find_manifest
-from trainer.measures import MEASURES, summarize, to_log_odds
+from trainer.measures import MEASURES, summarize, to_log_odds, to_scores
 from trainer.metrics import MetricUndefinedError
-from trainer.objectives import CALIBRATED
+from trainer.objectives import CALIBRATED, Objective
 from trainer.scoring import Logits, score_files
 
 # Shape suffixes: N clips, K classes.
@@ -25,7 +25,7 @@ MOST_GROUPS = 30
 """A column of the manifest with more values than this, such as an id, makes no groups."""
 FEWEST_CLIPS = 5
 """Of each class in a group; of fewer a metric says nothing."""
-GROUP_METRICS = ("accuracy", "auc", "eer")
+GROUP_METRICS: tuple[Objective, ...] = ("accuracy", "auc", "eer")
 
 
 @dataclass(frozen=True)
@@ -119,23 +119,24 @@ def _measure(
     targets_N = np.array([clip.target for clip in clips], np.int64)
     calibrated_NK = logits_NK / detector.temperature
     log_odds_N = to_log_odds(calibrated_NK)
-    before, after = summarize(logits_NK, targets_N), summarize(calibrated_NK, targets_N)
+    prior = detector.prior_log_odds
+    before, after = (summarize(x, targets_N, prior) for x in (logits_NK, calibrated_NK))
     return Evaluation(
         detector,
         clips,
         logits_NK,
         rejects,
-        {name: _estimate(name, log_odds_N, targets_N) for name in MEASURES},
+        {name: _estimate(name, to_scores(name, log_odds_N, prior), targets_N) for name in MEASURES},
         {name: (before[name], after[name]) for name in CALIBRATED},
         tuple(_groups(manifest, clips, log_odds_N, targets_N)) if manifest is not None else (),
     )
 
 
 def _estimate(
-    name: str, log_odds_N: NDArray[np.float64], targets_N: NDArray[np.int64]
+    name: Objective, scores_N: NDArray[np.float64], targets_N: NDArray[np.int64]
 ) -> Interval | None:
     try:
-        return estimate(MEASURES[name], log_odds_N, targets_N)  # type: ignore[index]
+        return estimate(MEASURES[name], scores_N, targets_N)
     except MetricUndefinedError:
         return None
 
@@ -177,5 +178,7 @@ def _group(
         name: _estimate(name, log_odds_N[is_in_N], targets_N[is_in_N])
         for name in (GROUP_METRICS if is_enough else ())
     }
-    metrics = {name: found for name, found in estimates.items() if found is not None}
+    metrics: dict[str, Interval] = {
+        name: found for name, found in estimates.items() if found is not None
+    }
     return Group(column, value, num_real, num_fake, against, metrics)

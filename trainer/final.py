@@ -26,6 +26,7 @@ from trainer.loop import Ending, FitResult, fit
 from trainer.measures import summarize
 from trainer.model import to_channels_last
 from trainer.objectives import CALIBRATED, Holdout
+from trainer.prior import prior_log_odds
 from trainer.recipe import Recipe
 from trainer.snapshots import load_best
 from trainer.splits import divide
@@ -183,7 +184,10 @@ def _measure(plan: _Plan, members: Sequence[_Trained]) -> dict[str, Any]:
     temperature = fit_temperature(logits_NK, targets_N)
     is_apart = plan.report is not plan.choose and np.bincount(targets_N).min() > 1
     calibrated_NK = cross_calibrate(logits_NK, targets_N) if is_apart else logits_NK / temperature
-    before, after = summarize(logits_NK, targets_N), summarize(calibrated_NK, targets_N)
+    share = float(np.mean(plan.train.targets == 1))  # of the training whose figures these are
+    priors = [prior_log_odds(member.recipe.config, share) for member in members]
+    prior = float(np.mean(priors))
+    before, after = (summarize(x, targets_N, prior) for x in (logits_NK, calibrated_NK))
     metrics = {
         "on": plan.on,
         "objective": plan.objective,
@@ -207,8 +211,8 @@ def _measure(plan: _Plan, members: Sequence[_Trained]) -> dict[str, Any]:
     each = [
         {"backbone": x.recipe.config.backbone, "seed": x.recipe.config.seed}
         | x.facts
-        | {"validation": summarize(x.logits_NK, targets_N)}
-        for x in members
+        | {"validation": summarize(x.logits_NK, targets_N, own_prior)}
+        for x, own_prior in zip(members, priors, strict=True)
     ]
     num_parameters = sum(member.facts["num_parameters"] for member in members)
     return metrics | {"num_parameters": num_parameters, "members": each}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from trainer.frontend import Frontend, build_frontend
 from trainer.fusion import AnyDetector, build_detector
 from trainer.model import to_channels_last
 from trainer.out_folder import OutFolder
+from trainer.prior import prior_log_odds
 from trainer.recipe import Recipe, read_recipes, write_recipes
 
 CPU = torch.device("cpu")
@@ -47,6 +49,11 @@ class LoadedDetector:
     temperature: float
     prior: float
     """The share of fakes in its training clips."""
+
+    @property
+    def prior_log_odds(self) -> float:
+        """Return the log-odds of fake that its trainings drew, averaged as its logits are."""
+        return float(np.mean([prior_log_odds(x.config, self.prior) for x in self.members]))
 
 
 def write_model_folder(

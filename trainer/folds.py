@@ -20,6 +20,7 @@ from trainer.inference import predict_logits
 from trainer.loop import Ending, fit
 from trainer.manifest import find_manifest
 from trainer.model import to_channels_last
+from trainer.prior import prior_log_odds
 from trainer.snapshots import load_best
 
 # Shape suffixes: N clips, K classes.
@@ -35,6 +36,8 @@ class CrossValidation:
     logits_NK: NDArray[np.float64]
     folds_N: NDArray[np.int64]
     """By which fold's detector each clip was scored, from 0."""
+    prior_log_odds_N: NDArray[np.float64]
+    """That this detector was trained on."""
     num_groups: int
     """0 without groups."""
 
@@ -67,17 +70,15 @@ def cross_validate(
     clips = cache.all_clips()
     groups = None if group is None else _groups_of(data, clips, group)
     folds_N = cut_folds(clips.targets, groups, num_folds, config.seed)
-    logits_NK = np.zeros((len(clips), 2))
+    logits_NK, prior_log_odds_N = np.zeros((len(clips), 2)), np.zeros(len(clips))
     for fold in range(num_folds):
 
         def on_epoch(history: list[EpochResult], fold: int = fold) -> bool:
             progress(fold * config.epochs + len(history), num_folds * config.epochs)
             return False
 
-        member = _train(
-            config, clips.select(np.flatnonzero(folds_N != fold)), work / str(fold), device,
-            on_epoch, should_stop,
-        )  # fmt: skip
+        seen = clips.select(np.flatnonzero(folds_N != fold))
+        member = _train(config, seen, work / str(fold), device, on_epoch, should_stop)
         held_out = np.flatnonzero(folds_N == fold)
         scored = predict_logits(
             member.model, member.frontend, clips.select(held_out), config, device,
@@ -86,8 +87,10 @@ def cross_validate(
         if scored is None:
             raise TrainingStoppedError("stopped while scoring; the same command goes on from there")
         logits_NK[held_out] = scored
+        share_of_fakes = float(np.mean(seen.targets == 1))
+        prior_log_odds_N[held_out] = prior_log_odds(config, share_of_fakes)
     num_groups = 0 if groups is None else len(set(groups))
-    return CrossValidation(clips, logits_NK, folds_N, num_groups)
+    return CrossValidation(clips, logits_NK, folds_N, prior_log_odds_N, num_groups)
 
 
 def cut_folds(

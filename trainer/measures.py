@@ -24,19 +24,21 @@ from trainer.objectives import Objective
 # Shape suffixes: N clips, K classes.
 
 Measure = Callable[[Array, Array], float]
-"""Takes log-odds of fake (N,) and targets (N,)."""
+"""Takes log-odds of fake (N,), or what `to_scores` makes of them, and targets (N,)."""
 
 
-def summarize(logits_NK: Array, targets_N: Array) -> dict[str, float]:
+def summarize(logits_NK: Array, targets_N: Array, prior_log_odds: float = 0.0) -> dict[str, float]:
     """Return every metric of a split by its name; one that is undefined is nan.
 
-    `loss` is the cross-entropy, and `nll` the same under the name that calibration compares.
+    The prior is that which the detector was trained on; 0 is a prior of one half. `loss` is the
+    cross-entropy, and `nll` the same under the name that calibration compares.
     """
     log_odds_N = to_log_odds(logits_NK)
     targets_N = np.asarray(targets_N)
     with np.errstate(invalid="ignore"):  # of a diverged model; each metric sees its nan
         values: dict[str, float] = {
-            name: _value(measure, log_odds_N, targets_N) for name, measure in MEASURES.items()
+            name: _value(measure, to_scores(name, log_odds_N, prior_log_odds), targets_N)
+            for name, measure in MEASURES.items()
         }
     return {"loss": values["nll"], **values}
 
@@ -46,6 +48,16 @@ def to_log_odds(logits_NK: Array) -> FloatArray:
     logits_NK = np.asarray(logits_NK, dtype=np.float64)
     log_odds_N: FloatArray = np.diff(np.where(np.isfinite(logits_NK), logits_NK, np.nan))[:, 0]
     return log_odds_N
+
+
+def to_scores(
+    name: Objective, log_odds_N: FloatArray, prior_log_odds: float | FloatArray
+) -> FloatArray:
+    """Return what a metric is measured on: log-odds of fake; of cllr, log-likelihood ratios.
+
+    The prior is that which the detector was trained on, or each clip's detector (N,).
+    """
+    return log_odds_N - prior_log_odds if name == "cllr" else log_odds_N
 
 
 def to_probs(log_odds_N: Array) -> FloatArray:
@@ -60,14 +72,6 @@ def _of_probs(metric: Measure) -> Measure:
 
 def _tpr_at(max_fpr: float) -> Measure:
     return lambda log_odds_N, targets_N: tpr_at_fpr(log_odds_N, targets_N, max_fpr)
-
-
-def _cllr_of_own_prior(log_odds_N: Array, targets_N: Array) -> float:
-    """Return the cllr, taking the split's class shares as the prior that was trained on."""
-    num_fake = int(np.count_nonzero(targets_N == 1))
-    num_bona_fide = len(targets_N) - num_fake
-    has_both = num_fake and num_bona_fide
-    return cllr(log_odds_N, targets_N, float(np.log(num_fake / num_bona_fide)) if has_both else 0.0)
 
 
 def _value(measure: Measure, log_odds_N: Array, targets_N: Array) -> float:
@@ -85,7 +89,7 @@ MEASURES: dict[Objective, Measure] = {
     "tpr_at_fpr_1e-2": _tpr_at(1e-2),
     "tpr_at_fpr_1e-3": _tpr_at(1e-3),
     "min_dcf": min_dcf,
-    "cllr": _cllr_of_own_prior,
+    "cllr": cllr,
     "nll": log_loss,
     "brier": _of_probs(brier),
     "ece": _of_probs(expected_calibration_error),

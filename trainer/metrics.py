@@ -126,18 +126,17 @@ def brier(probs_N: Array, targets_N: Array) -> float:
     return float(np.mean((probs_N - targets_N) ** 2))
 
 
-def cllr(log_odds_N: Array, targets_N: Array, prior_log_odds: float = 0.0) -> float:
+def cllr(ratios_N: Array, targets_N: Array) -> float:
     """Return the cost of log-likelihood ratios, in bits; 1 is what no information costs.
 
     A log-likelihood ratio is the log-odds of fake less the log-odds of the prior that the
-    detector was trained on; 0 is a prior of one half.
+    detector was trained on, whatever the share of fakes among these clips.
 
     Raises:
         MetricUndefinedError: only one class is present, or a value isn't finite.
     Source: Brümmer and du Preez 2006, Application-independent evaluation of speaker detection.
     """
-    log_odds_N, targets_N = _checked(log_odds_N, targets_N, num_classes=2)
-    ratios_N = log_odds_N - prior_log_odds
+    ratios_N, targets_N = _checked(ratios_N, targets_N, num_classes=2)
     fakes = np.logaddexp(0, -ratios_N[targets_N == 1]).mean()
     bona_fide = np.logaddexp(0, ratios_N[targets_N == 0]).mean()
     return float((fakes + bona_fide) / (2 * np.log(2)))

@@ -47,6 +47,7 @@ from trainer.optim import (
 )
 from trainer.pictures import drop_streams, vary
 from trainer.pooling import NUM_CLASSES, pool_windows
+from trainer.prior import prior_log_odds
 
 # Shape suffixes: B batch, C channels, M mel bands, F frames, N clips, K classes.
 
@@ -309,7 +310,8 @@ class Training:
         if logits_NK is None:
             return None
         self._require_finite("logits", bool(np.isfinite(logits_NK).all()))
-        return summarize(logits_NK, self.val.targets)
+        prior = prior_log_odds(self.config, float(np.mean(self.train.targets == 1)))
+        return summarize(logits_NK, self.val.targets, prior)
 
     def _require_finite(self, name: str, is_finite: bool) -> None:
         if not is_finite:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from sklearn.metrics import roc_auc_score
 
 from tests.clips import tiny_config
 from tests.media import make_tone, write_media
-from tests.unit.trainer.test_predict import make_model
+from tests.unit.trainer.test_predict import PRIOR, make_model
 from trainer.errors import DataError
 from trainer.evaluate import Evaluation, evaluate
 from trainer.evaluation_page import write_evaluation
+from trainer.metrics import cllr
 
 CPU = torch.device("cpu")
 NUM_CLIPS = 24
@@ -71,6 +73,22 @@ def test_temperature_changes_only_what_reads_probabilities(evaluation: Evaluatio
     assert before != after
     assert evaluation.metrics["nll"] is not None
     assert evaluation.metrics["nll"].value == pytest.approx(after)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "prior_log_odds"), [("natural", math.log(PRIOR / (1 - PRIOR))), ("balanced", 0)]
+)
+def test_cllr_is_by_the_prior_of_the_training(
+    data: Path, tmp_path: Path, sampling: str, prior_log_odds: float
+) -> None:
+    """The share of fakes that was drawn to train on counts, not that of the set."""
+    model = make_model(tmp_path / "model", tiny_config(sampling=sampling))
+    found = evaluate(model, data, device=CPU, num_processes=1)
+    expected = cllr(found.log_odds_N - prior_log_odds, found.targets_N)
+    assert found.metrics["cllr"] is not None
+    assert found.metrics["cllr"].value == pytest.approx(expected)
+    assert found.calibration["cllr"][1] == pytest.approx(expected)
+    assert found.detector.prior == PRIOR
 
 
 def test_groups_follow_the_manifest(evaluation: Evaluation) -> None:

@@ -21,7 +21,7 @@ from trainer.final import TrainingDivergedError, TrainingStoppedError, train_fin
 from trainer.folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, MODEL_FOLDER, load_detector
 from trainer.history import best_of
 from trainer.loop import EpochResult
-from trainer.metrics import log_loss
+from trainer.metrics import cllr, log_loss
 from trainer.recipe import Recipe, read_recipe, read_recipes
 from trainer.scoring import score_clips
 from trainer.snapshots import best_path
@@ -85,6 +85,30 @@ def test_model_folder_holds_the_calibrated_detector(cache: WaveformCache, tmp_pa
     assert after <= metrics["calibration"]["before"]["nll"]
     assert metrics["prior"] == 6 / 13
     assert [path.name for path in out.parent.iterdir()] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "prior_log_odds"), [("natural", math.log(6 / 7)), ("balanced", 0.0)]
+)
+def test_cllr_is_by_the_prior_of_the_training(
+    cache: WaveformCache, tmp_path: Path, sampling: str, prior_log_odds: float
+) -> None:
+    """In the epochs and in the report: 6 of 13 training clips are fakes, 4 of 8 of the others."""
+    bests: list[EpochResult | None] = []
+    metrics = train(
+        cache,
+        tmp_path / "model",
+        config=tiny_config(sampling=sampling),
+        objective="cllr",
+        on_epoch=lambda stage, member, history: bests.append(best_of(history, "cllr")),
+    )
+    val = cache.split("val")
+    ratios_N = log_odds(tmp_path / "model", val) - prior_log_odds
+    after = metrics["calibration"]["after"]["cllr"]
+    assert cllr(ratios_N, val.targets) == pytest.approx(after, rel=1e-4)
+    assert bests[-1] is not None
+    assert bests[-1].metrics["cllr"] == pytest.approx(metrics["validation"]["cllr"], rel=1e-4)
+    assert metrics["prior"] == 6 / 13
 
 
 def test_model_card_says_what_it_is_and_how_good(cache: WaveformCache, tmp_path: Path) -> None:

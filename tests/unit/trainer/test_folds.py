@@ -1,12 +1,20 @@
 """Cross-validation: which clips are in which fold, and who scores them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.folds import _measure
+from tests.clips import SAMPLE_RATE, make_clips, tiny_config
+from trainer.cache import CachedClip, WaveformCache
 from trainer.errors import DataError
-from trainer.folds import cut_folds
+from trainer.folds import cross_validate, cut_folds
+from trainer.measures import to_log_odds
+from trainer.metrics import cllr
 
 
 @given(
@@ -61,3 +69,25 @@ def test_groups_of_one_class_can_t_be_cut() -> None:
     groups = ["real"] * 8 + ["fake"] * 8
     with pytest.raises(DataError, match="choose fewer folds or another column"):
         cut_folds(targets_N, groups, 2, 0)
+
+
+def test_cllr_is_by_the_prior_of_each_folds_training(tmp_path: Path) -> None:
+    """Of 4 fakes and 9 real clips one detector saw 2 and 4, the other 2 and 5."""
+    clips = make_clips(13)
+    rows = zip(clips.names, clips.offsets.tolist(), clips.num_samples.tolist(), strict=True)
+    cached = tuple(
+        CachedClip("train", name, int(number in (1, 3, 5, 7)), *place)
+        for number, (name, *place) in enumerate(rows)
+    )
+    cache = WaveformCache(tmp_path, tmp_path, SAMPLE_RATE, "f", cached, clips.samples_S, None)
+    found = cross_validate(
+        tiny_config(epochs=1), cache, 2, None,
+        data=tmp_path, work=tmp_path / "work", device=torch.device("cpu"),
+    )  # fmt: skip
+    targets_N = found.clips.targets
+    num_real = [int(np.sum((targets_N == 0) & (found.folds_N == fold))) for fold in (0, 1)]
+    assert sorted(num_real) == [4, 5]
+    prior_N = np.log(2 / np.array(num_real[::-1])[found.folds_N])  # what is in the other fold
+    expected = cllr(to_log_odds(found.logits_NK) - prior_N, targets_N)
+    figures = _measure(found, 2, None)
+    assert figures["metrics"]["cllr"]["value"] == pytest.approx(expected)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.measures import MEASURES, summarize
 from trainer.metrics import (
@@ -26,6 +27,7 @@ from trainer.metrics import (
     tpr_at_fpr,
 )
 from trainer.objectives import Objective
+from trainer.prior import prior_log_odds
 
 NEED_BOTH_CLASSES = {
     "balanced_accuracy", "auc", "eer", "tpr_at_fpr_1e-2", "tpr_at_fpr_1e-3", "min_dcf", "cllr",
@@ -106,13 +108,6 @@ def test_brier_is_the_mean_squared_error_of_probabilities() -> None:
 def test_cllr_of_no_information_is_one_bit() -> None:
     """Ratios of 1 cost one bit whatever the shares of the classes."""
     assert cllr(scores(0, 0, 0), targets(0, 1, 1)) == pytest.approx(1)
-
-
-def test_cllr_takes_the_prior_off_the_log_odds() -> None:
-    """A detector that only repeats its prior knows nothing."""
-    odds = scores(1.2, 1.2, 1.2)
-    assert cllr(odds, targets(0, 1, 1), prior_log_odds=1.2) == pytest.approx(1)
-    assert cllr(odds, targets(0, 1, 1)) > 1
 
 
 def test_cllr_follows_its_definition() -> None:
@@ -224,10 +219,20 @@ def test_summary_holds_every_metric_of_the_split() -> None:
     assert max(summary["cllr"], summary["ece"], summary["brier"]) < 1e-6
 
 
-def test_summary_takes_the_splits_own_prior_for_cllr() -> None:
-    """Logits that repeat the shares of the classes cost one bit."""
+@pytest.mark.parametrize("classes", [targets(0, 1, 1, 1), targets(0, 0, 0, 1)])
+def test_summary_takes_the_prior_that_was_trained_on_for_cllr(classes: NDArray[np.int64]) -> None:
+    """Logits that only repeat it cost one bit, whatever the share of fakes that is measured."""
     logits = np.tile([0.0, math.log(3)], (4, 1))
-    assert summarize(logits, targets(0, 1, 1, 1))["cllr"] == pytest.approx(1)
+    assert summarize(logits, classes, math.log(3))["cllr"] == pytest.approx(1)
+    assert summarize(logits, classes)["cllr"] > 1
+
+
+def test_summary_has_no_cllr_where_one_class_was_trained_on() -> None:
+    """No ratio can be taken out of log-odds that never saw the other class."""
+    logits = np.array([[0.0, 1.0], [1.0, 0.0]])
+    prior = prior_log_odds(TrainConfig(), 1.0)
+    summary = summarize(logits, targets(1, 0), prior)
+    assert {name for name, value in summary.items() if math.isnan(value)} == {"cllr"}
 
 
 def test_summary_of_one_class_is_nan_where_two_are_needed() -> None:

@@ -91,9 +91,13 @@ def build_encoder(config: TrainConfig, num_channels: int, num_classes: int = 0) 
 def build_backbone(config: TrainConfig, num_channels: int, num_classes: int) -> nn.Module:
     """Return the timm model, with ImageNet's weights if the config says so.
 
+    Without classes it drops no features, as no head of its own follows.
+
     Raises:
         ModelError: it is unknown, or the weights can't be had.
     """
+    if num_classes == 0:  # timm would drop them all the same, and whoever judges them once more
+        config = config.model_copy(update={"dropout": 0.0})
     if not is_backbone(config.backbone):
         raise ModelError(_describe_unknown(config.backbone))
     options: dict[str, Any] = {"in_chans": num_channels, "num_classes": num_classes}

@@ -70,6 +70,20 @@ def test_each_stream_has_a_head_of_its_own() -> None:
     assert not torch.equal(blind[0], both)
 
 
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("fusion", ["gated", "noisy-or"])
+def test_dropout_acts_once_before_each_head(backbone: str, fusion: str) -> None:
+    """What the streams see, and how moments are weighed, is whole; what each head reads isn't."""
+    values = {"backbone": backbone, "dropout": 0.5, "fusion": fusion}
+    model = detector(**values).train()
+    image, frames, levels, is_there = inputs()
+    assert model.audio is not None
+    assert torch.equal(model.audio(image), model.audio(image))
+    assert torch.equal(model.video(frames), model.video(frames))
+    once, again = (model.heads(image, frames, levels, is_there) for _ in range(2))
+    assert not any(map(torch.equal, once, again))
+
+
 def test_picture_alone_needs_no_sound() -> None:
     """With modality video there is nothing that hears, and one head."""
     model = detector(modality="video", synchrony=True)

@@ -11,6 +11,7 @@ from search.prepare import open_prepared
 from search.progress import show_progress
 from search.signals import stop_on_signals
 from trainer.cache import WaveformCache, find_cache
+from trainer.config import BackboneField
 from trainer.device import choose_device
 from trainer.errors import RecipeError
 from trainer.final import Stage, train_final
@@ -99,11 +100,12 @@ def require_backbones(recipes: Sequence[Recipe]) -> None:
         RecipeError: with the nearest names.
     """
     for recipe in recipes:
-        for name in (recipe.config.backbone, recipe.config.video_backbone):
+        for field in get_args(BackboneField):
+            name = getattr(recipe.config, field)
             if not is_backbone(name):
                 nearest = ", ".join(nearest_backbones(name)) or "none"
                 raise RecipeError(
-                    f"backbone must be a timm model, got {name!r}, the nearest are: {nearest}"
+                    f"{field} must be a timm model, got {name!r}, the nearest are: {nearest}"
                 )
 
 

@@ -16,6 +16,8 @@ Pooling = Literal["mean", "attention"]
 Modality = Literal["audio", "video", "both"]
 Fusion = Literal["gated", "concat", "noisy-or"]
 Precision = Literal["auto", "fp32", "bf16"]
+BackboneField = Literal["backbone", "video_backbone"]
+"""A field that names a timm model."""
 
 
 class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -153,6 +155,16 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             yield f"swa_epochs must be at most epochs, got {self.swa_epochs} and {self.epochs}"
         if self.swa_epochs and self.ema_decay:
             yield "swa_epochs and ema_decay are two averages of the weights: set one to 0"
+
+    @property
+    def backbones(self) -> dict[BackboneField, str]:
+        """The timm models of the detector, each by the field that names it."""
+        named: dict[BackboneField, str] = {}
+        if self.modality != "video":
+            named["backbone"] = self.backbone
+        if self.modality != "audio":
+            named["video_backbone"] = self.video_backbone
+        return named
 
     @property
     def averages_weights(self) -> bool:

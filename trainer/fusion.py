@@ -15,6 +15,8 @@ from trainer.model import (
     build_encoder,
     build_model,
     count_features,
+    fixed_image_size,
+    resize,
 )
 from trainer.pictures import LAG_SECONDS
 from trainer.pooling import count_answers
@@ -42,7 +44,8 @@ class VideoEncoder(nn.Module):
 
     A moment's image has six channels: its first frame, and what changes to the next one, so that
     jumps show. Attention over time weighs the moments; the strongest of each feature stands beside
-    it, since a fault may last for a moment only.
+    it, since a fault may last for a moment only. A backbone that takes one image size only is given
+    the images resized to it.
     """
 
     mean_C: Tensor
@@ -50,10 +53,11 @@ class VideoEncoder(nn.Module):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        seen = {"backbone": config.video_backbone}
         if config.weights != "imagenet":  # a file of weights is the other backbone's
-            seen["weights"] = "none"
-        self.backbone = build_backbone(config.model_copy(update=seen), 2 * len(IMAGENET_MEAN), 0)
+            config = config.model_copy(update={"weights": "none"})
+        num_channels = 2 * len(IMAGENET_MEAN)
+        self.backbone = build_backbone(config, num_channels, 0, field="video_backbone")
+        self.image_size = fixed_image_size(self.backbone)
         num_features = count_features(self.backbone)
         self.attention = nn.Linear(num_features, 1)
         self.num_features = 2 * num_features
@@ -65,6 +69,7 @@ class VideoEncoder(nn.Module):
         frames_BPDSSC = (frames_BPDSSC - self.mean_C) / self.std_C
         first, second = frames_BPDSSC.unbind(dim=2)
         image = torch.cat([first, second - first], dim=-1).movedim(-1, 2).flatten(0, 1)
+        image = resize(image, self.image_size)
         image = image.contiguous(memory_format=torch.channels_last)
         features_BPE = self.backbone(image).unflatten(0, (-1, MOMENTS))
         weight_BP1 = self.attention(features_BPE).softmax(dim=1)

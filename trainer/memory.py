@@ -55,15 +55,28 @@ def must_fit(config: TrainConfig, device: torch.device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise DoesNotFitError(
-            f"does not fit: the memory of {device} is too small for backbone {config.backbone!r}"
-            f" with batch_size {config.batch_size} and images of {_describe_image(config)}, however"
-            f" few at once ({reason_of(error)}); choose a smaller backbone or smaller images"
-            " (n_mels, window_seconds), a smaller batch_size, or a device with more memory"
+            f"does not fit: the memory of {device} is too small for {_describe_models(config)},"
+            f" however few at once ({reason_of(error)}); choose a smaller"
+            f" {' or '.join(config.backbones)} or smaller images ({_sizes_of_images(config)}), a"
+            " smaller batch_size, or a device with more memory"
         ) from error
 
 
-def _describe_image(config: TrainConfig) -> str:
+def _describe_models(config: TrainConfig) -> str:
     height, width = config.n_mels, 1 + window_samples(config) // config.hop_length
     if config.frontend == "notebook":
         height, width = IMAGE_SHAPE
-    return f"{height} x {width}"
+    side = config.frame_size
+    read = {
+        "backbone": f"images of {height} x {width}",
+        "video_backbone": f"frames of {side} x {side}",
+    }
+    models = " and ".join(f"{field} {name!r}" for field, name in config.backbones.items())
+    images = " and ".join(read[field] for field in config.backbones)
+    return f"{models} with batch_size {config.batch_size} and {images}"
+
+
+def _sizes_of_images(config: TrainConfig) -> str:
+    """Return the fields that the size of what the backbones read depends on."""
+    sizes = {"backbone": "n_mels, window_seconds", "video_backbone": "frame_size"}
+    return ", ".join(sizes[field] for field in config.backbones)

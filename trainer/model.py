@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainer.config import TrainConfig
+from trainer.config import BackboneField, TrainConfig
 from trainer.errors import DownloadError, ModelError
 from trainer.frontend import num_bands
 from trainer.pooling import count_answers
@@ -39,7 +39,7 @@ class Detector(nn.Module):
         self.backbone = backbone
         self.standardise = standardise
         self.repetition = repetition
-        self.image_size = _fixed_image_size(backbone)
+        self.image_size = fixed_image_size(backbone)
 
     @property
     def backbones(self) -> list[nn.Module]:
@@ -51,8 +51,7 @@ class Detector(nn.Module):
         cue_BX = 0.0 if self.repetition is None else self.repetition(image_BCMF)
         if self.standardise is not None:
             image_BCMF = self.standardise(image_BCMF)
-        if self.image_size is not None and image_BCMF.shape[-2:] != self.image_size:
-            image_BCMF = functional.interpolate(image_BCMF, self.image_size, mode="bilinear")
+        image_BCMF = resize(image_BCMF, self.image_size)
         answers_BX = cast(Tensor, self.backbone(image_BCMF))
         return answers_BX if self.repetition is None else answers_BX + cue_BX
 
@@ -88,8 +87,10 @@ def build_encoder(config: TrainConfig, num_channels: int, num_classes: int = 0) 
     return encoder
 
 
-def build_backbone(config: TrainConfig, num_channels: int, num_classes: int) -> nn.Module:
-    """Return the timm model, with ImageNet's weights if the config says so.
+def build_backbone(
+    config: TrainConfig, num_channels: int, num_classes: int, field: BackboneField = "backbone"
+) -> nn.Module:
+    """Return the timm model that a field names, with ImageNet's weights if the config says so.
 
     Without classes it drops no features, as no head of its own follows.
 
@@ -98,12 +99,13 @@ def build_backbone(config: TrainConfig, num_channels: int, num_classes: int) -> 
     """
     if num_classes == 0:  # timm would drop them all the same, and whoever judges them once more
         config = config.model_copy(update={"dropout": 0.0})
-    if not is_backbone(config.backbone):
-        raise ModelError(_describe_unknown(config.backbone))
+    name: str = getattr(config, field)
+    if not is_backbone(name):
+        raise ModelError(_describe_unknown(field, name))
     options: dict[str, Any] = {"in_chans": num_channels, "num_classes": num_classes}
     if config.weights == "imagenet":
-        return _download_backbone(config, options)
-    return _create(config, options)
+        return _download_backbone(config, field, options)
+    return _create(config, field, options)
 
 
 def to_channels_last(model: ModuleT) -> ModuleT:
@@ -165,55 +167,66 @@ def count_features(backbone: nn.Module) -> int:
     return int(features)
 
 
+def fixed_image_size(backbone: nn.Module) -> torch.Size | None:
+    """Return the one image size that a timm model takes, None if it takes many."""
+    settings = cast("dict[str, Any]", getattr(backbone, "pretrained_cfg", None) or {})
+    if not settings.get("fixed_input_size"):
+        return None
+    return torch.Size(settings["input_size"][1:])
+
+
+def resize(image_BCMF: Tensor, size: torch.Size | None) -> Tensor:
+    """Return images of that size, bilinear; as they are without one."""
+    if size is None or image_BCMF.shape[-2:] == size:
+        return image_BCMF
+    return functional.interpolate(image_BCMF, size, mode="bilinear")
+
+
 def reason_of(error: Exception) -> str:
     """Return the first line that says anything of an error of somebody else's."""
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
 
 
-def _describe_unknown(name: str) -> str:
+def _describe_unknown(field: BackboneField, name: str) -> str:
     nearest = nearest_backbones(name)
     hint = f"the nearest names are {', '.join(nearest)}" if nearest else "no name resembles it"
-    return f"backbone must be a model of timm {timm.__version__}, got {name!r}; {hint}"
+    return f"{field} must be a model of timm {timm.__version__}, got {name!r}; {hint}"
 
 
-def _create(config: TrainConfig, options: dict[str, Any], *, pretrained: bool = False) -> nn.Module:
+def _create(
+    config: TrainConfig, field: BackboneField, options: dict[str, Any], *, pretrained: bool = False
+) -> nn.Module:
     """Create the timm model, leaving out the kinds of dropout that its constructor refuses."""
+    name: str = getattr(config, field)
     optional = {"drop_rate": config.dropout, "drop_path_rate": config.drop_path}
-    optional = {name: rate for name, rate in optional.items() if rate > 0}
+    optional = {kind: rate for kind, rate in optional.items() if rate > 0}
     while True:
         try:
-            backbone = timm.create_model(
-                config.backbone, pretrained=pretrained, **options, **optional
-            )
+            backbone = timm.create_model(name, pretrained=pretrained, **options, **optional)
         except TypeError as error:
-            refused = [name for name in optional if f"'{name}'" in str(error)]
+            refused = [kind for kind in optional if f"'{kind}'" in str(error)]
             if not refused:
-                raise ModelError(f"backbone {config.backbone!r} can't be built: {error}") from error
+                raise ModelError(f"{field} {name!r} can't be built: {error}") from error
             del optional[refused[0]]
         else:
             return cast(nn.Module, backbone)
 
 
-def _download_backbone(config: TrainConfig, options: dict[str, Any]) -> nn.Module:
+def _download_backbone(
+    config: TrainConfig, field: BackboneField, options: dict[str, Any]
+) -> nn.Module:
     """Create the timm model with the weights that timm downloads, or finds already downloaded."""
-    name = config.backbone
+    name: str = getattr(config, field)
     if not timm.models.is_model_pretrained(name):
         raise ModelError(
-            f'weights = "imagenet" is not possible for backbone {name!r}: timm has none;'
-            ' choose another backbone, weights = "none" or weights = "path/to/file.safetensors"'
+            f'weights = "imagenet" is not possible for {field} {name!r}: timm has none;'
+            f' choose another {field}, weights = "none" or weights = "path/to/file.safetensors"'
         )
     try:
-        return _create(config, options, pretrained=True)
+        return _create(config, field, options, pretrained=True)
     except (ModelError, MemoryError):
         raise
     # A download fails with errors of five libraries, and none of them tells the user what to do.
     except Exception as error:
         raise DownloadError({name: reason_of(error)}) from error
-
-
-def _fixed_image_size(backbone: nn.Module) -> torch.Size | None:
-    settings = cast("dict[str, Any]", getattr(backbone, "pretrained_cfg", None) or {})
-    if not settings.get("fixed_input_size"):
-        return None
-    return torch.Size(settings["input_size"][1:])

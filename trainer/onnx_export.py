@@ -147,7 +147,7 @@ def _trace(graph: nn.Module, configs: list[TrainConfig]) -> Any:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
-        backbones = ", ".join(sorted({config.backbone for config in configs}))
+        backbones = ", ".join(sorted({x for config in configs for x in config.backbones.values()}))
         raise ModelError(f"{backbones} can't be exported to ONNX: {reason}") from error
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from trainer.config import TrainConfig
 from trainer.errors import ModelError, TrainingDivergedError
 from trainer.faults import is_out_of_memory
 from trainer.frontend import build_frontend
-from trainer.fusion import AnyDetector, build_detector
+from trainer.fusion import AnyDetector, FusedDetector, build_detector
 from trainer.history import Progress
 from trainer.inference import (
     predict_logits,
@@ -139,25 +140,28 @@ class Training:
         """Let the model read one image, in evaluation mode, which changes and draws nothing.
 
         Raises:
-            ModelError: it can't read images of the frontend's size.
+            ModelError: it can't read images of the frontend's size, or frames of the cache's.
         """
         first = np.zeros(1, np.int64)
         batch = read_batch(self.train, self.config, first, first)
         inputs = to_inputs(devices.upload(batch.inputs, self.device))
         image_BCMF = self.frontend.normalise(self.frontend(inputs))
         pictures = upload_pictures(batch.pictures, self.device)
-        try:
-            score(self.model.eval(), (image_BCMF, *pictures), self.config, self.device)
-        except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
-            if is_out_of_memory(error):
-                raise
-            height, width = image_BCMF.shape[-2:]
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ModelError(
-                f"backbone {self.config.backbone!r} can't read the frontend's images of"
-                f" {height} x {width} ({reason}); choose another backbone, or other n_mels,"
-                " window_seconds and hop_length"
-            ) from error
+        config, model = self.config, self.model.eval()
+        if isinstance(model, FusedDetector):  # its picture alone first, to know whose fault it is
+            side = config.frame_size
+            what = f"video_backbone {config.video_backbone!r} can't read frames of {side} x {side}"
+            with (
+                _must_read(what, "choose another video_backbone, or another frame_size"),
+                devices.autocast(config.precision, self.device),
+            ):
+                model.video(pictures[0])
+        height, width = image_BCMF.shape[-2:]
+        with _must_read(
+            f"backbone {config.backbone!r} can't read the frontend's images of {height} x {width}",
+            "choose another backbone, or other n_mels, window_seconds and hop_length",
+        ):
+            score(model, (image_BCMF, *pictures), config, self.device)
 
     def _train_epoch(self, should_stop: Callable[[], bool]) -> bool:
         """Do the epoch's remaining steps; False if it was stopped before its end."""
@@ -328,6 +332,22 @@ class Training:
             "seconds": progress.train_seconds + progress.eval_seconds,
             "samples_per_second": progress.num_seen / max(progress.train_seconds, 1e-9),
         }
+
+
+@contextmanager
+def _must_read(what: str, remedy: str) -> Iterator[None]:
+    """Turn a backbone's error at an image's size into one that says which, and what to do.
+
+    Raises:
+        ModelError
+    """
+    try:
+        yield
+    except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ModelError(f"{what} ({reason}); {remedy}") from error
 
 
 def _step_seeds(seed: int, epoch: int, step: int) -> tuple[int, int]:

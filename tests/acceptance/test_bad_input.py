@@ -385,9 +385,13 @@ def test_taken_port_is_told(desk: Path) -> None:
             ["lr: ", "got -1", "epochs: ", "got 'many'", "backbon is no setting", "origin must be"],
         ),
         ('backbone = "resnet81"', ["backbone must be a timm model, got 'resnet81'", "resnet18"]),
+        (
+            'video_backbone = "resnet81"',
+            ["video_backbone must be a timm model, got 'resnet81'", "resnet18"],
+        ),
         ("lr = 0.1", ["the data with fingerprint (none is named) are not in", "--data DATA"]),
     ],
-    ids=["toml", "values", "backbone", "no-data"],
+    ids=["toml", "values", "backbone", "video-backbone", "no-data"],
 )
 def test_recipe_of_nonsense_is_told(tmp_path: Path, content: str, words: list[str]) -> None:
     """best.toml edited into nonsense exits with 2, with every fault, before any training."""

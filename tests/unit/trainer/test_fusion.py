@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tests.clips import tiny_config
 from trainer.config import TrainConfig
+from trainer.errors import ModelError
 from trainer.fusion import DOUBT, NUM_FEATURES, FusedDetector, NoisyOr, Synchrony, build_detector
 from trainer.index import FRAMES_PER_MOMENT, MOMENTS
 from trainer.pictures import LAG_SECONDS, loudness
@@ -82,6 +83,18 @@ def test_dropout_acts_once_before_each_head(backbone: str, fusion: str) -> None:
     assert torch.equal(model.video(frames), model.video(frames))
     once, again = (model.heads(image, frames, levels, is_there) for _ in range(2))
     assert not any(map(torch.equal, once, again))
+
+
+def test_backbone_of_one_image_size_gets_resized_frames() -> None:
+    """A transformer with fixed positions sees, too."""
+    assert detector(video_backbone="test_vit")(*inputs()).shape == (3, 2)
+
+
+@pytest.mark.parametrize("modality", ["video", "both"])
+def test_unknown_backbone_of_the_picture_is_named_as_such(modality: str) -> None:
+    """And not the one that hears."""
+    with pytest.raises(ModelError, match=r"^video_backbone must be .*got 'resnet19'.*resnet18"):
+        detector(modality=modality, video_backbone="resnet19")
 
 
 def test_picture_alone_needs_no_sound() -> None:

@@ -293,6 +293,15 @@ def test_backbone_that_cannot_read_the_images_is_named(tmp_path: Path) -> None:
         train(config, tmp_path)
 
 
+@pytest.mark.parametrize("modality", ["video", "both"])
+def test_backbone_that_cannot_read_the_frames_is_named(modality: str, tmp_path: Path) -> None:
+    """With what sizes them, and not the backbone that hears."""
+    config = tiny_config(modality=modality, video_backbone="halonet26t", frame_size=32)
+    pattern = r"^video_backbone 'halonet26t' can't read frames of 32 x 32 .*frame_size$"
+    with pytest.raises(ModelError, match=pattern):
+        Training(config, make_clips(4, frame_size=32), None, CPU)
+
+
 def test_trying_the_model_changes_nothing() -> None:
     """Weights, BatchNorm's statistics and the random numbers are those of the start."""
     config = tiny_config(dropout=0.5)

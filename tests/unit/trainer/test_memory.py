@@ -116,6 +116,29 @@ def test_training_that_does_not_fit_says_what_is_too_large(
     assert vars(caplog.records[-1])["micro_batch"] == smallest
 
 
+@pytest.mark.parametrize(
+    ("modality", "words"),
+    [
+        ("video", ["for video_backbone 'test_vit' with", " and frames of 64 x 64", "(frame_size)"]),
+        (
+            "both",
+            [
+                "for backbone 'test_resnet' and video_backbone 'test_vit' with",
+                " and images of 32 x 32 and frames of 64 x 64",
+                "(n_mels, window_seconds, frame_size)",
+            ],
+        ),
+    ],
+)
+def test_picture_that_does_not_fit_is_told_as_such(modality: str, words: list[str]) -> None:
+    """What only hears is not named where nothing hears."""
+    config = tiny_config(modality=modality, video_backbone="test_vit", frame_size=64)
+    with pytest.raises(DoesNotFitError) as caught, must_fit(config, CPU):
+        allocate(3)
+    assert all(word in str(caught.value) for word in words)
+    assert ("test_resnet" in str(caught.value)) == (modality == "both")
+
+
 def test_model_that_does_not_fit_is_told_before_the_training(tmp_path: Path) -> None:
     """Its first image, too, and that the backbone can't read it would be untrue."""
     with room_for(0, training=False), pytest.raises(DoesNotFitError):

@@ -31,6 +31,7 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
     "phase": [{"phase": True, "normalisation": "set"}],
     "transformer": [{"backbone": "test_vit"}],
     "notebook": [{"frontend": "notebook", "augmentation": "notebook", "strength": 1.0}],
+    "seeing-transformer": [{"modality": "video", **SEEING, "video_backbone": "test_vit"}],
     "both": [{"modality": "both", **SEEING}],
     "noisy-or": [{"modality": "both", "fusion": "noisy-or", **SEEING}],
     "ensemble": [{"seed": 1}, {"frontend": "lfcc", "n_lfcc": 24}, {"modality": "video", **SEEING}],

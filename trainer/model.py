@@ -83,7 +83,7 @@ def build_encoder(config: TrainConfig, num_channels: int, num_classes: int = 0) 
         Repetition(config, num_answers) if config.repetition else None,
     )
     if config.weights not in ("none", "imagenet"):
-        load_weights(encoder, config.weights, config.backbone)
+        load_weights(backbone, config.weights, config.backbone)
     return encoder
 
 

@@ -1,4 +1,4 @@
-"""Weights from a local file, fitted to a detector: other channels, another head, other prefixes."""
+"""Weights from a local file, fitted to a backbone: other channels, another head, other prefixes."""
 
 import logging
 from collections.abc import Mapping
@@ -16,20 +16,23 @@ from trainer.errors import ModelError, WeightsError
 
 logger = logging.getLogger(__name__)
 
-PREFIXES = ("backbone.", "module.", "model.", "_orig_mod.")
-"""What wrappers put before a backbone's own names; our detector's is the first."""
+WRAPPERS = ("module.", "model.", "_orig_mod.")
+"""What they put before all names."""
+BACKBONES = ("backbone.", "audio.backbone.")
+"""Where a detector that hears has its backbone, and one that also sees the backbone that hears."""
 IMAGES = (1, 3, 9)
 """Channels that a detector's images may have: grey, the notebook's, grey and its phase."""
 NESTED_IN = ("state_dict_ema", "state_dict", "model_ema", "model")
 """Where training scripts put the weights inside of their checkpoint."""
 
 
-def load_weights(detector: nn.Module, weights: str, backbone: str) -> None:
-    """Load a local weights file into the detector's backbone.
+def load_weights(backbone: nn.Module, weights: str, name: str) -> None:
+    """Load a local weights file into a timm model of that name.
 
-    An input convolution of other channels is adapted, as timm does it; the head and whatever else
-    has another shape keeps its random values. More than half of the values must be found, so a
-    file of another architecture is refused rather than silently ignored.
+    Of a detector's file only the backbone is read, not what the detector has around it. An input
+    convolution of other channels is adapted, as timm does it; the head and whatever else has
+    another shape keeps its random values. More than half of the values must be found, so a file of
+    another architecture is refused rather than silently ignored.
 
     Raises:
         WeightsError: there is no such file here, or it can't be read.
@@ -41,26 +44,22 @@ def load_weights(detector: nn.Module, weights: str, backbone: str) -> None:
             f'weights must be "none", "imagenet" or the path of a weights file, got {weights!r},'
             " and there is no such file here"
         )
-    target = {name.removeprefix("backbone."): value for name, value in _tensors_of(detector)}
+    target = backbone.state_dict()
     fitting = _select_fitting(_read_weights(path), target)
     num_found = sum(value.numel() for value in fitting.values())
     num_values = sum(value.numel() for value in target.values())
     if 2 * num_found <= num_values:
         raise ModelError(
-            f"weights file {weights!r} does not fit backbone {backbone!r}: {len(fitting)} of"
+            f"weights file {weights!r} does not fit backbone {name!r}: {len(fitting)} of"
             f" {len(target)} tensors match; name a file of the same backbone"
         )
-    detector.load_state_dict({f"backbone.{name}": x for name, x in fitting.items()}, strict=False)
+    backbone.load_state_dict(fitting, strict=False)
     missing = sorted(set(target) - set(fitting))
     logger.info("weights_loaded", extra={"file": weights, "tensors": len(fitting), "new": missing})
 
 
-def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return list(module.state_dict().items())
-
-
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the file's tensors by their names without wrappers' prefixes. Runs no pickled code."""
+    """Return the file's tensors by the backbone's own names for them. Runs no pickled code."""
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
@@ -92,9 +91,10 @@ def _unnest(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            return _strip_prefixes({name.removeprefix(prefix): x for name, x in tensors.items()})
+    for prefix in (*WRAPPERS, *BACKBONES):
+        inside = {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
+        if len(inside) == len(tensors) or (inside and prefix in BACKBONES):
+            return _strip_prefixes(inside)
     return tensors
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from tests.clips import tiny_config
 from trainer.errors import ModelError, WeightsError
+from trainer.fusion import build_detector
 from trainer.model import (
     build_encoder,
     build_model,
@@ -152,6 +154,45 @@ def test_detectors_own_weights_come_back_whole(tmp_path: Path) -> None:
     save_file(trained.state_dict(), tmp_path / "model.safetensors")
     model = build_model(tiny_config(weights=str(tmp_path / "model.safetensors")), 1)
     assert torch.equal(model.state_dict()["backbone.fc.weight"], trained.backbone.fc.weight)  # type: ignore[union-attr,arg-type]
+
+
+OWN: dict[str, dict[str, Any]] = {
+    "set": {"normalisation": "set"},
+    "repetition": {"repetition": True},
+    "both": {"modality": "both", "video_backbone": "test_vit", "frame_size": 32},
+    "all": {"modality": "both", "normalisation": "set", "repetition": True, "synchrony": True},
+}
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+@pytest.mark.parametrize("new", [{}, *OWN.values()], ids=["plain", *OWN])
+@pytest.mark.parametrize("old", OWN.values(), ids=OWN)
+def test_backbone_comes_out_of_any_detector_of_ours(
+    old: dict[str, Any], new: dict[str, Any], wrapper: str, tmp_path: Path
+) -> None:
+    """And into any: whole, while what the detectors have around it stays their own."""
+    trained = build_detector(tiny_config(**old), 1)
+    path = tmp_path / "model.safetensors"
+    save_file({wrapper + name: x for name, x in trained.state_dict().items()}, path)
+    torch.manual_seed(1)
+    fresh = build_detector(tiny_config(**new), 1)
+    torch.manual_seed(1)
+    started = build_detector(tiny_config(**new, weights=str(path)), 1)
+    expected = trained.backbones[0].state_dict()
+    before = fresh.state_dict()
+    heard = "audio.backbone." if "modality" in new else "backbone."
+    for name, value in started.state_dict().items():
+        found = expected.get(name.removeprefix(heard)) if name.startswith(heard) else None
+        assert torch.equal(value, before[name] if found is None else found), name
+
+
+def test_model_that_only_sees_starts_none_that_hears(tmp_path: Path) -> None:
+    """Its backbone reads other channels and other pictures."""
+    seeing = tiny_config(modality="video", video_backbone="test_resnet", frame_size=32)
+    path = tmp_path / "model.safetensors"
+    save_file(build_detector(seeing, 1).state_dict(), path)
+    with pytest.raises(ModelError, match=r"0 of .* tensors match"):
+        build_model(tiny_config(weights=str(path)), 1)
 
 
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:

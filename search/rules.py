@@ -1,6 +1,5 @@
 """The rules of a study beyond the types of its keys: space, conditions, training and baseline."""
 
-import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,11 +8,11 @@ from graphlib import CycleError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from search.corners import corner_points
 from search.faults import describe, dotted, nearest, shown, unknown_key
 from search.parameter import CategoricalParameter, Parameter, find_range_faults, in_order
-from trainer.config import TrainConfig, notebook_recipe
+from trainer.config import READ_TOGETHER, TrainConfig, notebook_recipe
 
-MAX_CORNERS = 4096
 NOT_SEARCHABLE = {
     "seed": "set the study's own seed",
     "epochs": "set training.epochs, for all trials alike",
@@ -197,26 +196,9 @@ def _find_baseline_faults(draft: Draft) -> Iterator[str]:
 def _find_corner_faults(draft: Draft) -> Iterator[str]:
     """Yield what TrainConfig has against values together, one line for each of its rules."""
     seen = set()
-    for point in itertools.islice(_corner_points(draft.space), MAX_CORNERS):
+    for point in (p for names in READ_TOGETHER for p in corner_points(draft.space, names)):
         for message in _find_joint_faults({**draft.training, **point}):
             rule = message.partition(", got ")[0]
             if rule not in seen:
                 seen.add(rule)
                 yield f"training and space together: {message}"
-
-
-def _corner_points(space: Mapping[str, Parameter]) -> Iterator[dict[str, object]]:
-    """Yield the corners of `space`, numbers varied first: only they break rules together."""
-    order = in_order(space)
-    names = sorted(order, key=lambda name: _holds_numbers(space[name]))
-    for values in itertools.product(*(space[name].corners().values() for name in names)):
-        corner = dict(zip(names, values, strict=True))
-        point: dict[str, object] = {}
-        for name in order:
-            if space[name].is_active(point):
-                point[name] = corner[name]
-        yield point
-
-
-def _holds_numbers(parameter: Parameter) -> bool:
-    return not any(isinstance(value, str) for value in parameter.corners().values())

@@ -1,12 +1,13 @@
 """The search space in Optuna's terms: trial to TrainConfig and back, and what of it is frozen."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
 from optuna.trial import BaseTrial
 from pydantic import ValidationError
 
 from search.config import StudyConfig
+from search.corners import corner_points
 from search.errors import StudyError
 from search.faults import shown
 from search.parameter import CategoricalParameter, Choice, FloatParameter, Parameter, in_order
@@ -83,7 +84,7 @@ def imagenet_backbones(config: StudyConfig) -> list[str]:
     """
     points = [config.baseline_config().model_dump(include=set(_PRETRAINED))]
     defaults = {name: TrainConfig.model_fields[name].default for name in _PRETRAINED}
-    for params in _points(config.space, _PRETRAINED):
+    for params in corner_points(config.space, _PRETRAINED):
         points.append({**defaults, **config.training, **params})
     found = set()
     for values in points:
@@ -118,34 +119,6 @@ def describe(config: StudyConfig) -> list[SpaceRow]:
         SpaceRow(name, _describe_range(config.space[name]), _describe_when(config.space[name]))
         for name in in_order(config.space)
     ]
-
-
-def _points(space: Mapping[str, Parameter], names: Iterable[str]) -> list[dict[str, Choice]]:
-    """Return all points that categorical parameters, with those they depend on, can make."""
-    needed = _with_parents(space, names)
-    points: list[dict[str, Choice]] = [{}]
-    for name in in_order(space):
-        if name in needed:
-            points = [more for point in points for more in _extend(point, name, space[name])]
-    return points
-
-
-def _extend(
-    point: dict[str, Choice], name: str, parameter: Parameter
-) -> Iterator[dict[str, Choice]]:
-    if not parameter.is_active(point):
-        yield point
-        return
-    for value in parameter.corners().values():
-        yield {**point, name: value}
-
-
-def _with_parents(space: Mapping[str, Parameter], names: Iterable[str]) -> set[str]:
-    found = {name for name in names if name in space}
-    for name in reversed(in_order(space)):  # so that parents come last
-        if name in found:
-            found |= space[name].when.keys()
-    return found
 
 
 def _suggest_value(trial: BaseTrial, name: str, parameter: Parameter) -> Choice:

@@ -19,6 +19,22 @@ Precision = Literal["auto", "fp32", "bf16"]
 BackboneField = Literal["backbone", "video_backbone"]
 """A field that names a timm model."""
 
+READ_TOGETHER = (
+    ("sample_rate", "f_min", "f_max"),
+    ("n_fft", "hop_length"),
+    ("frontend", "n_lfcc", "n_mels"),
+    ("frontend", "phase"),
+    ("window_seconds", "sample_rate", "n_fft"),
+    ("frontend", "train_windows", "repetition"),
+    ("modality", "train_windows"),
+    ("pooling", "train_windows"),
+    ("frozen_epochs", "epochs"),
+    ("swa_epochs", "epochs"),
+    ("swa_epochs", "ema_decay"),
+)
+"""What each rule of several settings reads. A rule that some numbers break, their least or greatest
+values break."""
+
 
 class TrainConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """Every hyperparameter of one training; equal values mean the same training."""

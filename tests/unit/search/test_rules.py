@@ -301,6 +301,63 @@ def test_values_are_judged_together_only_where_they_meet() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("parameters", "fault"),
+    [
+        (
+            {"frontend": categorical("logmel", "lfcc"), "phase": categorical(False, True)},
+            'frontend "lfcc" has no phase: set phase = false',
+        ),
+        (
+            {"pooling": categorical("mean", "attention"), "train_windows": categorical(1, 2, 3)},
+            'pooling "attention" learns from several windows: set train_windows above 1',
+        ),
+        (
+            {"modality": categorical("audio", "video"), "train_windows": categorical(1, 2, 3)},
+            'modality "video" hears no windows: set train_windows = 1',
+        ),
+        (
+            {"n_fft": categorical(*range(512, 1512)), "hop_length": categorical(*range(64, 1064))},
+            "hop_length must be at most n_fft, got 1063 and 512",
+        ),
+        (
+            {
+                "precision": categorical("auto", "fp32"),
+                "frontend": categorical("lfcc", when={"precision": "fp32"}),
+                "n_lfcc": categorical(60, 200, when={"frontend": "lfcc"}),
+            },
+            "n_lfcc must be at most n_mels, got 200 and 128",
+        ),
+    ],
+)
+def test_joint_fault_is_found_in_a_large_space(parameters: dict[str, Any], fault: str) -> None:
+    """Sixteen more parameters, numbers and texts, hide nothing."""
+    names = ("lr", "weight_decay", "dropout", "drop_path", "strength", "label_smoothing",
+             "layer_decay", "warmup_epochs", "step_gamma", "momentum", "codec_share", "focal_gamma",
+             "grad_clip")  # fmt: skip
+    others = {name: number(0.01, 0.9) for name in names} | {
+        "optimizer": categorical("adam", "adamw", "sgd"),
+        "schedule": categorical("cosine", "step", "constant"),
+        "sampling": categorical("natural", "balanced"),
+    }
+    for study in (search(**others, **parameters), search(**parameters, **others)):
+        assert faults_of(study) == [f"training and space together: {fault} (study.toml)"]
+
+
+def test_many_conditions_are_judged_at_once() -> None:
+    """What hangs on very many parameters is judged without all of their combinations."""
+    names = ("lr", "weight_decay", "dropout", "drop_path", "strength", "label_smoothing",
+             "layer_decay", "warmup_epochs", "step_gamma", "momentum", "codec_share", "focal_gamma",
+             "grad_clip", "ema_decay", "modality_dropout", "window_seconds")  # fmt: skip
+    parents = {name: categorical(0.1, 0.2, 0.3, 0.4, 0.5) for name in names}
+    phase = categorical(True, when={name: [0.2, 0.4] for name in names})
+    study = search(**parents, phase=phase, frontend=categorical("logmel", "notebook"))
+    assert faults_of(study) == [
+        'training and space together: frontend "notebook" has no phase: set phase = false'
+        " (study.toml)"
+    ]
+
+
 def test_two_cycles_are_two_faults() -> None:
     """Each cycle of conditions is named once."""
     study = search(

@@ -11,7 +11,7 @@ from search.corners import corner_points
 from search.errors import StudyError
 from search.faults import shown
 from search.parameter import CategoricalParameter, Choice, FloatParameter, Parameter, in_order
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, notebook_recipe
 
 _PRETRAINED = ("backbone", "weights", "modality", "video_backbone")
 
@@ -111,6 +111,24 @@ def contract(config: StudyConfig) -> dict[str, Any]:
 def diff_contract(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return one line for each difference, such as `space.lr.high: study 0.01, here 0.1`."""
     return list(_diff(old, new, ""))
+
+
+def without_new_defaults(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """Return contract `new` without the settings that the version which froze `old` didn't know.
+
+    Those alone whose value is the one that changes nothing.
+    """
+    kept = dict(new)
+    if "holdout" not in old and new["holdout"] == "none":
+        del kept["holdout"]
+    fields = {name: field.default for name, field in TrainConfig.model_fields.items()}
+    for section, defaults in (("training", fields), ("baseline", notebook_recipe().model_dump())):
+        kept[section] = {
+            name: value
+            for name, value in new[section].items()
+            if name in old[section] or value != defaults[name]
+        }
+    return kept
 
 
 def describe(config: StudyConfig) -> list[SpaceRow]:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from search.config import StudyConfig
 from search.errors import ContractError, StudyError
-from search.space import baseline_params, contract, diff_contract
+from search.space import baseline_params, contract, diff_contract, without_new_defaults
 from search.version import check_versions, code_version, diff_versions, versions
 from storage.database import Database
 from storage.trials import DurableStorage
@@ -229,7 +229,9 @@ def _refuse_another(
     allow_mismatch: bool,
 ) -> None:
     old = attributes[_CONTRACT]
-    differences = diff_contract(old, frozen | {key: old.get(key) for key in versions()})
+    here = frozen | {key: old.get(key) for key in versions()}
+    # A setting that the study's version didn't know is a matter of versions, judged below.
+    differences = diff_contract(old, without_new_defaults(here, old))
     if config.trials < attributes[_BUDGET]:
         differences.append(
             f"trials: study {attributes[_BUDGET]}, here {config.trials} (a budget only grows)"

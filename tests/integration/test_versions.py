@@ -104,6 +104,45 @@ def test_nothing_but_versions_is_allowed(study: Study, database: Database) -> No
     ]
 
 
+def freeze_without(study: Study, *keys: str) -> None:
+    """Make the study one of a version that lacked these settings, `section.name` each."""
+    changes: dict[str, Any] = {"code_version": OLD_CODE}
+    for key in keys:
+        section, _, name = key.rpartition(".")
+        known = changes.get(section, study.contract.get(section, {}))
+        changes[section or name] = {k: v for k, v in known.items() if k != name} or None
+    freeze_again(study, **changes)
+
+
+NEW_SETTINGS = ("training.swa_epochs", "baseline.swa_epochs", "baseline.augmentation", "holdout")
+
+
+def test_settings_that_the_older_version_lacked_are_allowed(database: Database) -> None:
+    """They change nothing at their defaults; else the option is named, as for any version."""
+    plain = config(holdout="none")
+    study = create_study(database, plain, "data-1")
+    freeze_without(study, *NEW_SETTINGS)
+    with pytest.raises(ContractError, match="--allow-version-mismatch") as error:
+        create_study(database, plain, "data-1")
+    assert "swa_epochs" not in str(error.value)
+    opened = create_study(database, config(holdout="none", trials=6), "data-1", allow_mismatch=True)
+    assert opened.budget() == 6
+    assert "holdout" not in opened.contract
+
+
+def test_new_setting_with_another_value_is_another_contract(database: Database) -> None:
+    """What the older version can't have done is no matter of versions."""
+    study = create_study(database, config(), "data-1")
+    freeze_without(study, *NEW_SETTINGS)
+    changed = config(holdout="half", training={"swa_epochs": 1})
+    with pytest.raises(ContractError) as error:
+        create_study(database, changed, "data-1", allow_mismatch=True)
+    assert sorted(str(error.value).split("\n")[1:-1]) == [
+        '  holdout: study nothing, here "half"',
+        "  training.swa_epochs: study nothing, here 1",
+    ]
+
+
 def test_all_differences_are_told_at_once(study: Study, database: Database) -> None:
     """Who changes the data and the code reads of both."""
     freeze_again(study, code_version=OLD_CODE)

@@ -4,6 +4,8 @@ Every random number comes from the generator that the caller hands in, which mus
 batch's device: same generator state, same batch, same result.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,8 @@ class Augment:
         self.strength = config.strength
         self.differing = slice(1 if config.frontend == "notebook" else None)
         """The channels that aren't copies of others."""
+        self.limits = (-math.inf, math.inf) if config.frontend == "lfcc" else (0.0, 1.0)
+        """Of what the frontend's images hold: coefficients have none."""
         self.nyquist = config.sample_rate / 2
         self.mixes = config.modality == "audio" and config.train_windows == 1
         """Two windows can be mixed, two clips' pictures or all their windows can't."""
@@ -59,7 +63,7 @@ class Augment:
         return image_BCMF, targets_BK
 
     def evaluation_image(self, image_BCMF: Tensor) -> Tensor:
-        """Return what an evaluation sees of images in [0, 1], not yet normalised."""
+        """Return what an evaluation sees of images, not yet normalised."""
         return image_BCMF
 
 
@@ -82,7 +86,8 @@ class NotebookAugment(Augment):
                 image_BCMF, flips_SB, draw(4, len(image_BCMF), generator), crop
             )
             jitter = MAX_JITTER * self.strength
-            image_BCMF = on_image.jitter(image_BCMF, draw(2, len(image_BCMF), generator), jitter)
+            draws_SB = draw(2, len(image_BCMF), generator)
+            image_BCMF = on_image.jitter(image_BCMF, draws_SB, jitter, self.limits)
         return image_BCMF, targets_BK
 
     def evaluation_image(self, image_BCMF: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is done to images in [0, 1], batched on their device; all channels of one alike."""
+"""What is done to images, batched on their device; all channels of one alike."""
 
 import torch
 from torch import Tensor
@@ -119,9 +119,14 @@ def sample(image_BCMF: Tensor, scales_SB: Tensor, centres_SB: Tensor) -> Tensor:
     return functional.grid_sample(image_BCMF, grid, padding_mode="border", align_corners=False)
 
 
-def jitter(image_BCMF: Tensor, draws_SB: Tensor, largest: float) -> Tensor:
-    """Return images with brightness, then contrast, scaled by factors in 1 ± `largest`."""
+def jitter(
+    image_BCMF: Tensor, draws_SB: Tensor, largest: float, limits: tuple[float, float]
+) -> Tensor:
+    """Return images with brightness, then contrast, scaled by factors in 1 ± `largest`.
+
+    What goes beyond the limits is cut off there, after each.
+    """
     brightness, contrast = (1 + largest * (2 * draws_SB - 1))[:, :, None, None, None]
-    image_BCMF = (image_BCMF * brightness).clamp(0, 1)
+    image_BCMF = (image_BCMF * brightness).clamp(*limits)
     mean_BC11 = image_BCMF.mean(dim=(2, 3), keepdim=True)
-    return torch.lerp(mean_BC11, image_BCMF, contrast).clamp(0, 1)
+    return torch.lerp(mean_BC11, image_BCMF, contrast).clamp(*limits)

@@ -1,23 +1,24 @@
 """Augmentation: what each policy changes, how far, and that the generator alone decides."""
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tests.clips import seeded
+from tests.clips import seeded, tiny_config
 from trainer.augment import Augment, build_augment
 from trainer.config import Augmentation, TrainConfig
+from trainer.frontend import build_frontend
 from trainer.waveform_effects import MAX_GAIN_DB
 
 POLICIES = get_args(Augmentation)
 
 
-def make(policy: str, strength: float, sample_rate: int = 16_000) -> Augment:
-    values = {"augmentation": policy, "strength": strength, "sample_rate": sample_rate}
+def make(policy: str, strength: float, **others: Any) -> Augment:
+    values = {"augmentation": policy, "strength": strength, **others}
     return build_augment(TrainConfig.model_validate(values))
 
 
@@ -141,6 +142,33 @@ def test_notebook_crop_keeps_at_least_four_fifths_of_a_side() -> None:
     assert num_stripes.min() >= 31
     assert num_stripes.max() <= 41
     assert num_stripes.max() - num_stripes.min() >= 4
+
+
+def made_by(frontend: str, **others: Any) -> Tensor:
+    """Return a frontend's images of noise that gets louder."""
+    config = tiny_config(frontend=frontend, **others)
+    noise_BT = torch.rand(64, 2000, generator=seeded(3)) - 0.5
+    image: Tensor = build_frontend(config)(noise_BT * torch.linspace(0, 1, 2000) ** 4)
+    return image
+
+
+def test_notebook_jitter_leaves_coefficients_their_sign() -> None:
+    """Cepstral coefficients are no pixels: as many stay below 0, or above 1, as were there."""
+    before = made_by("lfcc", n_lfcc=24)
+    after, _ = make("notebook", 0.1, frontend="lfcc").image(before, one_hot(64), seeded())
+    for beyond_before, beyond_after in ((before < 0, after < 0), (before > 1, after > 1)):
+        share = float(beyond_before.float().mean())
+        assert share > 0.05
+        assert float(beyond_after.float().mean()) == pytest.approx(share, rel=0.2)
+
+
+@pytest.mark.parametrize("frontend", ["logmel", "logstft"])
+def test_what_the_notebook_jitters_else_is_pixels(frontend: str) -> None:
+    """All normalisation comes after it, so spectrograms and phases are in [0, 1] there."""
+    before = made_by(frontend, phase=True)
+    after, _ = make("notebook", 1.0, frontend=frontend).image(before, one_hot(64), seeded())
+    assert 0 <= before.min() < before.max() <= 1
+    assert 0 <= after.min() < after.max() <= 1
 
 
 def test_notebook_jitter_changes_brightness_by_at_most_a_fifth() -> None:

@@ -91,15 +91,22 @@ def _cache_of(config: StudyConfig, data: Path | None, home: Home) -> WaveformCac
             + "\n".join(found or ["  none"])
         )
     cache = WaveformCache.open(caches[0][0])
+    fix = "name the data with --data DATA to prepare them again"
     if cache.sample_rate != config.sample_rate:
         raise ContractError(
-            f"the prepared data have {cache.sample_rate} Hz, the study {config.sample_rate} Hz; "
-            "name the data with --data DATA to prepare them again"
+            f"the prepared data have {cache.sample_rate} Hz,"
+            f" the study {config.sample_rate} Hz; {fix}"
         )
-    require_copies(config, cache, "name the data with --data DATA to prepare them again")
-    if config.frame_size not in (0, cache.frame_size):
+    # Frames that no trial reads are refused, too: --data, here or elsewhere, would prepare none,
+    # and data with frames have another fingerprint.
+    if cache.frame_size != config.frame_size:
         raise ContractError(
-            f"the study reads frames of {config.frame_size} pixels, the prepared data have"
-            f" {cache.frame_size or 'none'}; name the data with --data DATA to prepare them again"
+            f"the study reads {_frames(config.frame_size)}, the prepared data have"
+            f" {_frames(cache.frame_size)}; {fix}"
         )
+    require_copies(config, cache, fix)
     return cache
+
+
+def _frames(size: int) -> str:
+    return f"frames of {size} pixels" if size else "no frames"

@@ -202,7 +202,8 @@ def open_cache(study: Study, cache_root: Path) -> WaveformCache:
     path = find_cache(cache_root, study.data_fingerprint)
     if path is not None:
         cache = WaveformCache.open(path)
-        require_copies(study.config, cache, "run `melsearch prepare DATA --codecs` on this host")
+        fix = "run `melsearch prepare DATA --study STUDY.toml` on this host"
+        require_copies(study.config, cache, fix)
         return cache
     found = [
         f"  data_fingerprint: study {study.data_fingerprint}, here {fingerprint} ({root})"

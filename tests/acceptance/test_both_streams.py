@@ -71,10 +71,27 @@ def test_worker_without_the_copies_that_trials_read_does_not_join() -> None:
         (elsewhere / "postgres").symlink_to(folder / ".melsearch" / "postgres")
         refused = run(folder, "worker", "tiny", environ=other)
         assert refused.code == 2
-        assert "hold no such copies; run `melsearch prepare DATA --codecs`" in refused.err
+        assert "hold no such copies; run `melsearch prepare DATA --study STUDY.toml`" in refused.err
         succeed(folder, "prepare", "data", "--study", "study.toml", environ=other)
         succeed(folder, "worker", "tiny", environ=other)
         assert json.loads(succeed(folder, "status", "tiny", "--json"))["counts"]["complete"] == 3
+
+
+def test_study_without_pictures_is_not_made_of_data_with_frames() -> None:
+    """Their fingerprint is not that of what the study itself prepares, here and on other hosts."""
+    with user_folder() as folder, embedded_server(folder / ".melsearch" / "postgres"):
+        write_dataset(folder / "data", small_clips())
+        (folder / "study.toml").write_text(TINY_STUDY)
+        succeed(folder, "prepare", "data", "--video")
+        refused = run(folder, "create", "study.toml")
+        assert refused.code == 2
+        assert "the study reads no frames, the prepared data have frames of 64" in refused.err
+        succeed(folder, "create", "study.toml", "--data", "data")
+        elsewhere = folder / "elsewhere"
+        other = {"MELSEARCH_HOME": str(elsewhere)}
+        succeed(folder, "prepare", "data", "--study", "study.toml", environ=other)
+        (elsewhere / "postgres").symlink_to(folder / ".melsearch" / "postgres")
+        succeed(folder, "create", "study.toml", environ=other)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from search.console import make_console, print_plain
 from search.progress import show_progress
 from trainer.dataset import SPLITS, Split
 from trainer.device import choose_device
-from trainer.evaluate import Evaluation, evaluate
+from trainer.evaluate import Evaluation, Group, evaluate
 from trainer.evaluation_page import EVALUATION_FOLDER, PAGE_FILE, write_evaluation
 from trainer.intervals import words_of
 
@@ -52,7 +52,14 @@ def _show(found: Evaluation) -> None:
     for name, (before, after) in found.calibration.items():
         table.add_row(f"{name} before calibration", f"{before:.3f}, {after:.3f} after")
     for group in found.groups:
-        words = ", ".join(f"{name} {words_of(x)}" for name, x in group.metrics.items())
         head = f"{group.column} {group.value} ({group.num_real} real, {group.num_fake} fake)"
-        table.add_row(head, words or "too few clips")
+        table.add_row(head, _describe(group))
     console.print(table)
+
+
+def _describe(group: Group) -> str:
+    """Return a group's metrics, and whose other class those that need both are against."""
+    words = ", ".join(f"{name} {words_of(x)}" for name, x in group.metrics.items())
+    is_against_others = "auc" in group.metrics and not (group.num_real and group.num_fake)
+    against = f" against {group.against}" if is_against_others else ""
+    return f"{words}{against}" if words else "too few clips"

@@ -24,8 +24,7 @@ Progress = Callable[[int, int], None]
 MOST_GROUPS = 30
 """A column of the manifest with more values than this, such as an id, makes no groups."""
 FEWEST_CLIPS = 5
-"""Of each class in a group; of fewer a metric says nothing."""
-GROUP_METRICS: tuple[Objective, ...] = ("accuracy", "auc", "eer")
+"""Of each class that a group's metric is of; of fewer it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,10 @@ class Group:
     num_real: int
     num_fake: int
     against: str
-    """Whose other class the metrics are measured against: its own, or that of all clips."""
+    """Whose other class AUC and EER are measured against: its own, or that of all clips."""
     metrics: dict[str, Interval]
-    """Empty where a class has too few clips."""
+    """Without those that have too few clips of a class. The accuracy is of its own clips alone, so
+    of one class it is the share of them that is told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,20 +165,23 @@ def _group(
     log_odds_N: NDArray[np.float64],
     targets_N: NDArray[np.int64],
 ) -> Group:
-    """Measure a group; one of a single class against the other class of all clips."""
+    """Measure a group; AUC and EER of a single class are against the other class of all clips.
+
+    Its accuracy is not: that would be mostly the accuracy of those others.
+    """
     num_real, num_fake = (int((is_in_N & (targets_N == target)).sum()) for target in (0, 1))
-    against = "its own"
+    is_ranked_N, against = is_in_N, "its own"
     if not num_fake:
-        is_in_N, against = is_in_N | (targets_N == 1), "all fakes"
+        is_ranked_N, against = is_in_N | (targets_N == 1), "all fakes"
     elif not num_real:
-        is_in_N, against = is_in_N | (targets_N == 0), "all bona fide"
-    counts = np.bincount(targets_N[is_in_N], minlength=2)
-    is_enough = counts.min() >= FEWEST_CLIPS
-    estimates = {
-        name: _estimate(name, log_odds_N[is_in_N], targets_N[is_in_N])
-        for name in (GROUP_METRICS if is_enough else ())
-    }
-    metrics: dict[str, Interval] = {
-        name: found for name, found in estimates.items() if found is not None
-    }
+        is_ranked_N, against = is_in_N | (targets_N == 0), "all bona fide"
+    measured: dict[Objective, NDArray[np.bool_]]
+    measured = {"accuracy": is_in_N, "auc": is_ranked_N, "eer": is_ranked_N}
+    metrics: dict[str, Interval] = {}
+    for name, chosen_N in measured.items():
+        counts = np.bincount(targets_N[chosen_N])
+        if counts[counts > 0].min() >= FEWEST_CLIPS:
+            found = _estimate(name, log_odds_N[chosen_N], targets_N[chosen_N])
+            if found is not None:
+                metrics[name] = found
     return Group(column, value, num_real, num_fake, against, metrics)

@@ -108,14 +108,17 @@ def _show_groups(evaluation: Evaluation) -> Iterator[str]:
     names = list(dict.fromkeys(name for group in evaluation.groups for name in group.metrics))
     yield "<h2>By group</h2>"
     yield to_table(
-        ["group", "real", "fake", "against", *names],
+        ["group", "real", "fake", "auc and eer against", *names],
         (
             [
                 f"{group.column}: {group.value}",
                 str(group.num_real),
                 str(group.num_fake),
                 group.against,
-                *(words_of(group.metrics[x]) if group.metrics else "too few clips" for x in names),
+                *(
+                    words_of(group.metrics[x]) if x in group.metrics else "too few clips"
+                    for x in names
+                ),
             ]
             for group in evaluation.groups
         ),

@@ -3,12 +3,15 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from search.evaluate import evaluate_model
 from tests.clips import tiny_config
 from tests.media import make_tone, write_media
 from tests.unit.trainer.test_predict import PRIOR, make_model
@@ -103,8 +106,28 @@ def test_groups_follow_the_manifest(evaluation: Evaluation) -> None:
     is_in = [clip.target == 0 or int(clip.name.strip("<>.wav")) < 14 for clip in evaluation.clips]
     expected = roc_auc_score(evaluation.targets_N[is_in], evaluation.log_odds_N[is_in])
     assert world.metrics["auc"].value == pytest.approx(expected)
+    is_own = [x and clip.target == 1 for x, clip in zip(is_in, evaluation.clips, strict=True)]
+    caught = evaluation.log_odds_N[is_own] > 0
+    assert world.metrics["accuracy"].value == pytest.approx(caught.mean())
+    assert np.mean((evaluation.log_odds_N > 0) == evaluation.targets_N) != caught.mean()
     english = groups["language", "en"]
     assert (english.num_real, english.num_fake, english.against) == (6, 6, "its own")
+
+
+def test_console_says_whose_clips_a_group_is_against(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """An attack all bona fide clips; a language needs no word, and the page has a column."""
+    monkeypatch.setenv("COLUMNS", "200")
+    evaluate_model(model, data, tmp_path / "out", "val", 1, "cpu")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    [world] = [line for line in lines if line.startswith("attack world (0 real, 7 fake)")]
+    assert re.search(r"accuracy .*, auc .*, eer .* against all bona fide$", world)
+    [english] = [line for line in lines if line.startswith("language en")]
+    assert "against" not in english
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "auc and eer against" in page
 
 
 def test_page_shows_figures_curves_and_mistakes(evaluation: Evaluation, tmp_path: Path) -> None:
@@ -142,13 +165,17 @@ def test_one_class_leaves_metrics_undefined_not_faked(
     """What needs both classes is null in the figures and said on the page."""
     lines = (data / "valset_label.txt").read_text().split()
     (tmp_path / "valset").symlink_to(data / "valset")
+    (tmp_path / "manifest.csv").symlink_to(data / "manifest.csv")
     fakes = "\n".join(line for line in lines if not line.endswith(",0"))
     (tmp_path / "valset_label.txt").write_text(fakes + "\n")
     found = evaluate(model, tmp_path, device=CPU, num_processes=1)
     assert found.metrics["auc"] is None
     assert found.metrics["accuracy"] is not None
+    [world] = [group for group in found.groups if group.value == "world"]
+    assert set(world.metrics) == {"accuracy"}
     write_evaluation(found, tmp_path / "out", "fakes")
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]["auc"] is None
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert figures["metrics"]["auc"] is None
     assert "undefined: a class is missing" in (tmp_path / "out" / "index.html").read_text()
 
 

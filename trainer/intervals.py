@@ -1,4 +1,4 @@
-"""How sure a metric is: bootstrap intervals over the clips of a split."""
+"""How sure a metric is: intervals over the clips of a split, nearly all by bootstrap."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.measures import Measure
+from trainer.measures import MEASURES, Measure
 from trainer.metrics import Array
 
 # Shape suffixes: N clips, R resamples.
@@ -29,20 +29,25 @@ def estimate(
 ) -> Interval:
     """Return the metric of a split with its percentile interval.
 
+    Where an accuracy is 0 or 1 all resamples are alike, so its range is Clopper and Pearson's.
     Clips are drawn anew within each class, as many as there are, so that no resample lacks one.
     Equal seeds draw the same clips, also for another metric. Clips of one speaker or of one attack
     are no independent draws: on other speakers or attacks the metric may lie far outside.
 
     Raises:
         MetricUndefinedError: the metric has no value for this split.
-    Source: Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13.
+    Source: Efron and Tibshirani 1993, An introduction to the bootstrap, chapter 13; Clopper and
+    Pearson 1934, The use of confidence or fiducial limits illustrated in the case of the binomial.
     """
     log_odds_N, targets_N = np.asarray(log_odds_N), np.asarray(targets_N)
 
     def of_clips(drawn_N: NDArray[np.int64]) -> float:
         return measure(log_odds_N[drawn_N], targets_N[drawn_N])
 
-    return _bootstrap(of_clips, targets_N, level, seed)
+    interval = _bootstrap(of_clips, targets_N, level, seed)
+    if measure is MEASURES["accuracy"] and interval.value in (0, 1):
+        return _of_clips_alike(interval.value, len(targets_N), level)
+    return interval
 
 
 def estimate_difference(
@@ -74,8 +79,14 @@ def estimate_difference(
 def words_of(interval: Interval | None) -> str:
     """Return a metric with its interval, such as `0.812 (0.764 to 0.858)`."""
     if interval is None:
-        return "undefined: a class is missing"
+        return "undefined: a class is missing, or a score is not finite"
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
+def _of_clips_alike(share: float, num_clips: int, level: float) -> Interval:
+    """Return a share that is 0 or 1 with the other shares that may well come to it."""
+    furthest = ((1 - level) / 2) ** (1 / num_clips)
+    return Interval(1.0, furthest, 1.0) if share else Interval(0.0, 0.0, 1 - furthest)
 
 
 def _bootstrap(

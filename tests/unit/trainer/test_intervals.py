@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap, norm
+from scipy.stats import binomtest, bootstrap, norm
 
-from trainer.intervals import estimate, estimate_difference
+from trainer.intervals import estimate, estimate_difference, words_of
 from trainer.measures import MEASURES
 from trainer.metrics import Array, MetricUndefinedError, accuracy, roc_auc
 
@@ -40,6 +40,23 @@ def test_interval_is_narrower_for_more_clips() -> None:
     rng = np.random.default_rng(7)
     few, many = (estimate(roc_auc, *draw_split(rng, num, 1.0)) for num in (100, 1600))
     assert 2.5 < (few.high - few.low) / (many.high - many.low) < 6
+
+
+@pytest.mark.parametrize("num_right", [0, 10])
+def test_accuracy_without_an_error_is_not_sure(num_right: int) -> None:
+    """Of 5 + 5 clips that are all told, or none, the range is SciPy's exact one."""
+    targets_N = np.arange(10) % 2
+    log_odds_N = np.where(targets_N == 1, 2.0, -2.0) * (1 if num_right else -1)
+    ours = estimate(MEASURES["accuracy"], log_odds_N, targets_N)
+    theirs = binomtest(num_right, 10).proportion_ci(0.95, method="exact")
+    assert ours.value == num_right / 10
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    assert ours.high - ours.low > 0.3
+
+
+def test_undefined_metric_names_both_reasons() -> None:
+    """A class may be there, and a score be none."""
+    assert words_of(None) == "undefined: a class is missing, or a score is not finite"
 
 
 def test_difference_of_a_detector_to_itself_is_nothing() -> None:

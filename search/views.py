@@ -92,4 +92,5 @@ def show_predict_report(report: "PredictReport", out: Path) -> None:
     console = make_console()
     for reject in report.unreadable:
         print_plain(console, f"unreadable, given the prior: {reject.name}: {reject.reason}")
-    print_plain(console, f"{report.rows} rows in {out}")
+    words = f", {report.num_prior} of them with the prior" if report.num_prior else ""
+    print_plain(console, f"{report.rows} rows in {out}{words}")

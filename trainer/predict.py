@@ -7,11 +7,12 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
 from trainer.calibration import apply_temperature
-from trainer.dataset import Reject, find_media, read_submission_rows
+from trainer.dataset import SUBMISSION_FILE, Reject, find_media, read_submission_rows
 from trainer.durable import replacing, require_writable
 from trainer.errors import DataError, TrainerError
 from trainer.folder import LoadedDetector, load_detector
@@ -22,6 +23,7 @@ from trainer.scoring import Logits, score_files
 SUBFOLDERS = ("valset", "testset", "trainset")
 """Where an FFDV root may keep a video, after the root itself."""
 MAX_PASSES = 1000
+MAX_REASONS = 10
 
 Progress = Callable[[int, int], None]
 """Told how many clips are done, and of how many."""
@@ -35,6 +37,8 @@ class PredictReport:
     """Of the submission."""
     unreadable: tuple[Reject, ...]
     """The clips that got the prior, in the submission's order, each once."""
+    num_prior: int
+    """Of the rows, those that got the prior."""
     prior: float
 
 
@@ -66,7 +70,7 @@ def predict(
 
     Raises:
         ModelError: the model folder lacks a file, or one is damaged.
-        DataError: there is nothing to predict, or `out` can't be written.
+        DataError: there is nothing to predict, no file could be read, or `out` can't be written.
     """
     if not 1 <= tta <= MAX_PASSES:
         raise TrainerError(f"tta must be from 1 to {MAX_PASSES} passes, got {tta}")
@@ -77,13 +81,16 @@ def predict(
     num_processes = num_processes or len(os.sched_getaffinity(0))
     scores = predict_probs(detector, paths, tta=tta, num_processes=num_processes, progress=progress)
     outcomes = ["no such file" if row.path is None else scores[row.path] for row in rows]
-    _write_submission(out, rows, [detector.prior if isinstance(x, str) else x for x in outcomes])
     unreadable = {
         row.name: Reject("", _to_printable(row.name), outcome)
         for row, outcome in zip(rows, outcomes, strict=True)
         if isinstance(outcome, str)
     }
-    return PredictReport(len(rows), tuple(unreadable.values()), detector.prior)
+    num_prior = sum(isinstance(x, str) for x in outcomes)
+    if num_prior == len(rows):
+        _refuse_all(data, list(unreadable.values()))
+    _write_submission(out, rows, [detector.prior if isinstance(x, str) else x for x in outcomes])
+    return PredictReport(len(rows), tuple(unreadable.values()), num_prior, detector.prior)
 
 
 def predict_probs(
@@ -119,6 +126,8 @@ def _find_rows(data: Path) -> list[_Row]:
     media = find_media(data)
     names = read_submission_rows(data)
     if names is not None:
+        if not names:
+            raise DataError(f"{data / SUBMISSION_FILE} lists no video: add rows, or remove it")
         folders = [data / name for name in SUBFOLDERS if (data / name).is_dir()]
         return [_Row(name, path) for name, path in _match(names, [data, *folders])]
     if (data / "valset").is_dir():
@@ -126,6 +135,19 @@ def _find_rows(data: Path) -> list[_Row]:
     if not media:
         raise DataError(f"no video in {data}; give a folder of videos, or one with valset/")
     return [_Row(path.name, path) for path in media]
+
+
+def _refuse_all(data: Path, unreadable: Sequence[Reject]) -> NoReturn:
+    """Refuse a submission that would hold the prior alone.
+
+    Raises:
+        DataError: with the first reasons.
+    """
+    reasons = [f"  {reject.name}: {reject.reason}" for reject in unreadable[:MAX_REASONS]]
+    if len(unreadable) > MAX_REASONS:
+        reasons.append(f"  and {len(unreadable) - MAX_REASONS} more")
+    head = f"none of the videos to predict can be read, so there is no submission (in {data}):"
+    raise DataError("\n".join([head, *reasons]))
 
 
 def _match(names: Sequence[str], folders: Sequence[Path]) -> Iterator[tuple[str, Path | None]]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from search.views import show_predict_report
 from tests.clips import tiny_config
 from tests.media import make_tone, write_media
 from trainer.config import TrainConfig
@@ -90,13 +91,15 @@ def test_folder_is_predicted_in_the_order_of_names(model: Path, data: Path, tmp_
     assert counted[-1] == (4, 4)
 
 
-def test_submission_file_gives_the_rows_and_their_order(model: Path, tmp_path: Path) -> None:
+def test_submission_file_gives_the_rows_and_their_order(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each name is looked for in the root and in the splits' folders; repeated rows are kept."""
     for number, place in enumerate(["", "valset", "testset", "trainset"]):
         (tmp_path / "data" / place).mkdir(exist_ok=True, parents=True)
         tone = make_tone(300.0 + 300 * number, seconds=0.6)
         write_media(tmp_path / "data" / place / f"{number}.wav", tone)
-    names = ["3.wav", "1.wav", "gone.mp4", "0.wav", "2.wav", "1.wav"]
+    names = ["3.wav", "1.wav", "gone.mp4", "0.wav", "2.wav", "1.wav", "gone.mp4"]
     lines = ["video_name,y_pred", *(f"{name},0.5" for name in names)]
     (tmp_path / "data" / "prediction.txt.csv").write_text("\n".join(lines))
     report = predict(model, tmp_path / "data", tmp_path / "out.csv", device=CPU, num_processes=1)
@@ -106,6 +109,9 @@ def test_submission_file_gives_the_rows_and_their_order(model: Path, tmp_path: P
     assert rows[2][1] == PRIOR
     assert len({value for _, value in rows}) == 5
     assert report.unreadable == (Reject("", "gone.mp4", "no such file"),)
+    assert report.num_prior == 2
+    show_predict_report(report, Path("out.csv"))
+    assert capsys.readouterr().out.endswith("\n7 rows in out.csv, 2 of them with the prior\n")
 
 
 def test_root_without_a_submission_file_predicts_its_validation_split(
@@ -157,11 +163,32 @@ def test_name_in_another_unicode_form_finds_its_file(model: Path, tmp_path: Path
     assert report.unreadable == ()
 
 
-def test_overlong_name_gets_the_prior(model: Path, tmp_path: Path) -> None:
+def test_overlong_name_gets_the_prior(model: Path, data: Path) -> None:
     """No file system knows such a name."""
     name = "x" * 5000 + ".mp4"
-    (tmp_path / "prediction.txt.csv").write_text(f"video_name,y_pred\n{name},0.5\n")
-    assert run(model, tmp_path, tmp_path / "out.csv") == [(name, PRIOR)]
+    (data / "prediction.txt.csv").write_text(f"video_name,y_pred\n{name},0.5\nb.wav,0.5\n")
+    assert run(model, data, data / "out.csv")[0] == (name, PRIOR)
+
+
+def test_submission_file_without_rows_is_refused(model: Path, data: Path) -> None:
+    """A header alone asks for nothing."""
+    (data / "prediction.txt.csv").write_text("video_name,y_pred\n")
+    with pytest.raises(DataError, match=r"prediction.txt.csv lists no video"):
+        run(model, data, data / "out.csv")
+    assert not (data / "out.csv").exists()
+
+
+def test_submission_of_the_prior_alone_is_refused(model: Path, data: Path) -> None:
+    """The reasons are told, and an older submission stays."""
+    names = [f"{number}.mp4" for number in range(12)]
+    lines = ["video_name,y_pred", "broken.mp4,0.5", *(f"{name},0.5" for name in names)]
+    (data / "prediction.txt.csv").write_text("\n".join(lines))
+    (data / "out.csv").write_text("older")
+    with pytest.raises(DataError, match="none of the videos") as error:
+        run(model, data, data / "out.csv")
+    assert "\n  broken.mp4: empty file\n  0.mp4: no such file\n" in str(error.value)
+    assert str(error.value).endswith("\n  and 3 more")
+    assert (data / "out.csv").read_text() == "older"
 
 
 def test_folder_without_videos_is_refused(model: Path, tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ MAX_JITTER = 0.2
 class Augment:
     """The policy `none`, and what every policy can do: change waveforms, images and targets."""
 
+    may_mix = False
+    """Whether the policy mixes images."""
+
     def __init__(self, config: TrainConfig) -> None:
         self.strength = config.strength
         self.differing = slice(1 if config.frontend == "notebook" else None)
@@ -34,14 +37,28 @@ class Augment:
         self.limits = (-math.inf, math.inf) if config.frontend == "lfcc" else (0.0, 1.0)
         """Of what the frontend's images hold: coefficients have none."""
         self.nyquist = config.sample_rate / 2
-        self.mixes = config.modality == "audio" and config.train_windows == 1
+        self.mixes = self.may_mix and config.modality == "audio" and config.train_windows == 1
         """Two windows can be mixed, two clips' pictures or all their windows can't."""
 
-    def waveform(self, waveform_BT: Tensor, generator: torch.Generator) -> Tensor:
-        """Return augmented waveforms; the notebook frontend's uint8 images come back untouched."""
-        return (
-            self.sound(waveform_BT, generator) if waveform_BT.is_floating_point() else waveform_BT
-        )
+    def waveform(
+        self,
+        waveform_BT: Tensor,
+        generator: torch.Generator,
+        own_samples_B: Tensor | None = None,
+    ) -> Tensor:
+        """Return augmented waveforms; the notebook frontend's uint8 images come back untouched.
+
+        With `own_samples_B` a clip comes again no earlier in the augmented window than before.
+        """
+        if not waveform_BT.is_floating_point():
+            return waveform_BT
+        return self.sound(waveform_BT, generator, own_samples_B)
+
+    def own_samples(self, own_samples_B: Tensor) -> Tensor:
+        """Return after how many samples a clip comes again in each augmented image."""
+        if not self.mixes:
+            return own_samples_B
+        return torch.minimum(own_samples_B, own_samples_B.roll(1, dims=0))
 
     def image(
         self, image_BCMF: Tensor, targets_BK: Tensor, generator: torch.Generator
@@ -52,7 +69,9 @@ class Augment:
         )
         return changed_BCMF.expand_as(image_BCMF), targets_BK
 
-    def sound(self, waveform_BT: Tensor, generator: torch.Generator) -> Tensor:
+    def sound(
+        self, waveform_BT: Tensor, generator: torch.Generator, own_samples_B: Tensor | None
+    ) -> Tensor:
         """Return augmented float waveforms."""
         return waveform_BT
 
@@ -105,9 +124,13 @@ class NotebookAugment(Augment):
 class SpecAugment(Augment):
     """The policy `spec`: time shift and gain of the waveform, masks in the image."""
 
-    def sound(self, waveform_BT: Tensor, generator: torch.Generator) -> Tensor:
+    def sound(
+        self, waveform_BT: Tensor, generator: torch.Generator, own_samples_B: Tensor | None
+    ) -> Tensor:
         """Roll each waveform and change its level."""
-        return on_waveform.vary_level_and_place(waveform_BT, self.strength, generator)
+        return on_waveform.vary_level_and_place(
+            waveform_BT, self.strength, generator, own_samples_B
+        )
 
     def spectrogram(
         self, image_BCMF: Tensor, targets_BK: Tensor, generator: torch.Generator
@@ -119,9 +142,13 @@ class SpecAugment(Augment):
 class StrongAugment(SpecAugment):
     """The policy `strong`: `spec`, and noise, a narrower band and mixup."""
 
-    def sound(self, waveform_BT: Tensor, generator: torch.Generator) -> Tensor:
+    may_mix = True
+
+    def sound(
+        self, waveform_BT: Tensor, generator: torch.Generator, own_samples_B: Tensor | None
+    ) -> Tensor:
         """Roll and change the level, then add coloured noise and cut high frequencies."""
-        waveform_BT = super().sound(waveform_BT, generator)
+        waveform_BT = super().sound(waveform_BT, generator, own_samples_B)
         how = self.strength, self.nyquist, generator
         spectrum_BN = torch.fft.rfft(waveform_BT)
         spectrum_BN += on_waveform.noise_spectrum(spectrum_BN, *how)
@@ -142,9 +169,11 @@ class StrongAugment(SpecAugment):
 class ChannelAugment(SpecAugment):
     """The policy `channel`: `spec`, and what lies between a mouth and a file."""
 
-    def sound(self, waveform_BT: Tensor, generator: torch.Generator) -> Tensor:
+    def sound(
+        self, waveform_BT: Tensor, generator: torch.Generator, own_samples_B: Tensor | None
+    ) -> Tensor:
         """Put sounds into rooms, add noise, narrow the band, overdrive, silence the ends."""
-        waveform_BT = super().sound(waveform_BT, generator)
+        waveform_BT = super().sound(waveform_BT, generator, own_samples_B)
         sample_rate = round(2 * self.nyquist)
         waveform_BT = on_waveform.reverberate(waveform_BT, self.strength, sample_rate, generator)
         how = self.strength, self.nyquist, generator
@@ -163,9 +192,11 @@ class RawBoostAugment(SpecAugment):
     Source: Tak et al. 2022, RawBoost.
     """
 
-    def sound(self, waveform_BT: Tensor, generator: torch.Generator) -> Tensor:
+    def sound(
+        self, waveform_BT: Tensor, generator: torch.Generator, own_samples_B: Tensor | None
+    ) -> Tensor:
         """Distort, add impulses, then noise through a filter of notches."""
-        waveform_BT = super().sound(waveform_BT, generator)
+        waveform_BT = super().sound(waveform_BT, generator, own_samples_B)
         waveform_BT = on_waveform.distort(waveform_BT, self.strength, generator)
         waveform_BT = on_waveform.add_impulses(waveform_BT, self.strength, generator)
         spectrum_BN = torch.fft.rfft(waveform_BT)
@@ -178,11 +209,15 @@ class RawBoostAugment(SpecAugment):
 class FullAugment(ChannelAugment):
     """The policy `full`: `channel`, distortion and impulses, and mixup or cutmix."""
 
-    def sound(self, waveform_BT: Tensor, generator: torch.Generator) -> Tensor:
+    may_mix = True
+
+    def sound(
+        self, waveform_BT: Tensor, generator: torch.Generator, own_samples_B: Tensor | None
+    ) -> Tensor:
         """Distort and add impulses before the channel."""
         waveform_BT = on_waveform.distort(waveform_BT, self.strength, generator)
         waveform_BT = on_waveform.add_impulses(waveform_BT, self.strength, generator)
-        return super().sound(waveform_BT, generator)
+        return super().sound(waveform_BT, generator, own_samples_B)
 
     def spectrogram(
         self, image_BCMF: Tensor, targets_BK: Tensor, generator: torch.Generator

@@ -33,6 +33,8 @@ class Batch:
     """Of the clips, (B,)."""
     pictures: Pictures | None = None
     """If the detector sees."""
+    own_samples: IntArray | None = None
+    """Of each window the samples before its clip comes again (B,), if repetition is a cue."""
 
 
 def count_steps(num_clips: int, batch_size: int) -> int:
@@ -134,7 +136,10 @@ def read_batch(
         CacheDamagedError: what is read isn't as it was written.
     """
     inputs = read_inputs(clips, config, indices, starts, copies)
-    return Batch(inputs, indices, read_pictures(clips, config, indices))
+    own_samples = None
+    if config.repetition:
+        own_samples = np.minimum(clips.num_samples[indices], window_samples(config))
+    return Batch(inputs, indices, read_pictures(clips, config, indices), own_samples)
 
 
 def read_inputs(

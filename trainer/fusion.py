@@ -181,18 +181,28 @@ class FusedDetector(nn.Module):
         return None if self.audio is None else self.audio.standardise
 
     def forward(
-        self, image_BCMF: Tensor, frames_BPDSSC: Tensor, loudness_BPL: Tensor, is_there_B2: Tensor
+        self,
+        image_BCMF: Tensor,
+        frames_BPDSSC: Tensor,
+        loudness_BPL: Tensor,
+        is_there_B2: Tensor,
+        own_samples_B: Tensor | None = None,
     ) -> Tensor:
         """Return the logits (B, K) by all streams."""
-        return self.heads(image_BCMF, frames_BPDSSC, loudness_BPL, is_there_B2)[0]
+        return self.heads(image_BCMF, frames_BPDSSC, loudness_BPL, is_there_B2, own_samples_B)[0]
 
     def heads(
-        self, image_BCMF: Tensor, frames_BPDSSC: Tensor, loudness_BPL: Tensor, is_there_B2: Tensor
+        self,
+        image_BCMF: Tensor,
+        frames_BPDSSC: Tensor,
+        loudness_BPL: Tensor,
+        is_there_B2: Tensor,
+        own_samples_B: Tensor | None = None,
     ) -> list[Tensor]:
         """Return the logits (B, K) by all streams, then by each of several alone."""
         features = [self.video(frames_BPDSSC)]
         if self.audio is not None:
-            features.insert(0, self.audio(image_BCMF))
+            features.insert(0, self.audio(image_BCMF, own_samples_B))
         there = is_there_B2.to(features[0].dtype)
         flags = list(there[:, -len(features) :].tensor_split(len(features), dim=1))
         streams = zip(self.streams, features, flags, strict=True)

@@ -60,7 +60,9 @@ def predict_logits(
         inputs = _vary(to_inputs(upload(batch.inputs[part], device)), config, test_pass)
         image_BCMF = augment.evaluation_image(frontend(inputs))
         pictures = upload_pictures(batch.pictures, device, part)
-        return score(model, (frontend.normalise(image_BCMF), *pictures), config, device)
+        own_samples = upload_own_samples(batch, device, part)
+        read = (frontend.normalise(image_BCMF), *pictures, *own_samples)
+        return score(model, read, config, device)
 
     answers, indices_W = [], []
     with torch.inference_mode(), must_fit(config, device):
@@ -94,6 +96,13 @@ def upload_pictures(
     return frames.float() / 255, loudness, is_there
 
 
+def upload_own_samples(
+    batch: Batch, device: torch.device, part: slice = slice(None)
+) -> tuple[Tensor, ...]:
+    """Return how many samples of a batch's windows are their clips' own, or nothing."""
+    return () if batch.own_samples is None else (upload(batch.own_samples[part], device),)
+
+
 def score(
     model: AnyDetector, inputs: tuple[Tensor, ...], config: TrainConfig, device: torch.device
 ) -> Tensor:
@@ -106,11 +115,11 @@ def score_heads(
 ) -> list[Tensor]:
     """Return the answers (B, X) of each head as float32, computed in the config's precision.
 
-    `inputs` are images (B, C, M, F) and, for a detector that sees, what upload_pictures returned.
+    `inputs` are images (B, C, M, F), then what upload_pictures and upload_own_samples returned.
     """
-    image_BCMF, *pictures = inputs
+    image_BCMF, *others = inputs
     with autocast(config.precision, device):
-        heads = model.heads(image_BCMF.contiguous(memory_format=torch.channels_last), *pictures)
+        heads = model.heads(image_BCMF.contiguous(memory_format=torch.channels_last), *others)
     return [answers_BX.float() for answers_BX in heads]
 
 

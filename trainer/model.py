@@ -46,18 +46,21 @@ class Detector(nn.Module):
         """The timm models inside: one."""
         return [self.backbone]
 
-    def forward(self, image_BCMF: Tensor) -> Tensor:
-        """Return the answers (B, X) to images, normalised but for what the model itself keeps."""
-        cue_BX = 0.0 if self.repetition is None else self.repetition(image_BCMF)
+    def forward(self, image_BCMF: Tensor, own_samples_B: Tensor | None = None) -> Tensor:
+        """Return the answers (B, X) to images, normalised but for what the model itself keeps.
+
+        The cue of repetition looks no further than `own_samples_B`, if they are told.
+        """
+        cue_BX = 0.0 if self.repetition is None else self.repetition(image_BCMF, own_samples_B)
         if self.standardise is not None:
             image_BCMF = self.standardise(image_BCMF)
         image_BCMF = resize(image_BCMF, self.image_size)
         answers_BX = cast(Tensor, self.backbone(image_BCMF))
         return answers_BX if self.repetition is None else answers_BX + cue_BX
 
-    def heads(self, image_BCMF: Tensor) -> list[Tensor]:
+    def heads(self, image_BCMF: Tensor, own_samples_B: Tensor | None = None) -> list[Tensor]:
         """Return what a training minimises the loss of: the answers alone."""
-        return [self(image_BCMF)]
+        return [self(image_BCMF, own_samples_B)]
 
 
 def build_model(config: TrainConfig, num_channels: int) -> Detector:

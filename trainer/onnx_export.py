@@ -48,6 +48,7 @@ class _Graph(nn.Module):
         self.models = nn.ModuleList(member.model for member in detector.members)
         self.augments = [build_augment(member.config) for member in detector.members]
         self.sees = [member.config.modality != "audio" for member in detector.members]
+        self.compares = [member.config.repetition for member in detector.members]
         self.is_seen = [member.config.frontend == "notebook" for member in detector.members]
         self.temperature = detector.temperature
 
@@ -55,13 +56,21 @@ class _Graph(nn.Module):
         """Return the calibrated logits (B, 2) of windows."""
         logits = []
         members = zip(
-            self.frontends, self.models, self.augments, self.sees, self.is_seen, strict=True
+            self.frontends,
+            self.models,
+            self.augments,
+            self.sees,
+            self.compares,
+            self.is_seen,
+            strict=True,
         )
-        for frontend, model, augment, sees, is_seen in members:
+        for frontend, model, augment, sees, compares, is_seen in members:
             image_BCMF = frontend(inputs["image" if is_seen else "waveform"])
             read = [cast(Frontend, frontend).normalise(augment.evaluation_image(image_BCMF))]
             if sees:
                 read += [inputs["frames"].float() / 255, inputs["loudness"], inputs["is_there"]]
+            if compares:
+                read.append(inputs["own_samples"])
             logits.append(model(*read))
         return torch.stack(logits).mean(dim=0) / self.temperature
 
@@ -72,8 +81,10 @@ def export_onnx(detector: LoadedDetector, out: Path) -> float:
     The graph reads a batch of windows: `waveform` (B, T) float32 in [-1, 1), or `image` (B, 256,
     256) uint8 for the notebook's frontend; for a detector that sees also `frames` (B, P, D, S, S,
     C) uint8, `loudness` (B, P, L) float32 and `is_there` (B, 2) bool, as trainer.pictures makes
-    them. It answers with `logits` (B, 2), calibrated: their mean over a clip's windows, through a
-    softmax, gives the probabilities of real and fake. Its metadata says the sample rate.
+    them; with repetition as a cue also `own_samples` (B,) int64, after how many samples the clip
+    comes again in a window that it was too short for, else T. It answers with `logits` (B, 2),
+    calibrated: their mean over a clip's windows, through a softmax, gives the probabilities of real
+    and fake. Its metadata says the sample rate.
 
     Raises:
         ModelError: packages are missing, members hear windows of several lengths, an operation has
@@ -191,6 +202,9 @@ def _some_inputs(configs: list[TrainConfig], batch_size: int, seed: int) -> dict
             levels = rng.uniform(-6, 0, (batch_size, MOMENTS, len(LAG_SECONDS)))
             inputs["loudness"] = levels.astype(np.float32)
             inputs["is_there"] = np.ones((batch_size, 2), np.bool_)
+        if config.repetition:
+            window = window_samples(config)
+            inputs["own_samples"] = rng.integers(window // 4, window + 1, batch_size)
     return {name: torch.from_numpy(array) for name, array in inputs.items()}
 
 

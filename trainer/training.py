@@ -27,6 +27,7 @@ from trainer.inference import (
     score,
     score_heads,
     to_inputs,
+    upload_own_samples,
     upload_pictures,
 )
 from trainer.losses import find_heads_loss
@@ -147,6 +148,7 @@ class Training:
         inputs = to_inputs(devices.upload(batch.inputs, self.device))
         image_BCMF = self.frontend.normalise(self.frontend(inputs))
         pictures = upload_pictures(batch.pictures, self.device)
+        own_samples = upload_own_samples(batch, self.device)
         config, model = self.config, self.model.eval()
         if isinstance(model, FusedDetector):  # its picture alone first, to know whose fault it is
             side = config.frame_size
@@ -161,7 +163,7 @@ class Training:
             f"backbone {config.backbone!r} can't read the frontend's images of {height} x {width}",
             "choose another backbone, or other n_mels, window_seconds and hop_length",
         ):
-            score(model, (image_BCMF, *pictures), config, self.device)
+            score(model, (image_BCMF, *pictures, *own_samples), config, self.device)
 
     def _train_epoch(self, should_stop: Callable[[], bool]) -> bool:
         """Do the epoch's remaining steps; False if it was stopped before its end."""
@@ -247,11 +249,13 @@ class Training:
         targets_BK = functional.one_hot(targets_B, NUM_CLASSES).float()
         smoothing = self.config.label_smoothing
         targets_BK = targets_BK * (1 - smoothing) + smoothing / NUM_CLASSES
-        inputs = self.augment.waveform(inputs, self.generator)
+        own_samples = upload_own_samples(batch, self.device)
+        inputs = self.augment.waveform(inputs, self.generator, *own_samples)
         image_BCMF = self._make_images(inputs)
         image_BCMF, targets_BK = self.augment.image(image_BCMF, targets_BK, self.generator)
         image_BCMF = self.frontend.normalise(image_BCMF)
-        read = (image_BCMF, *self._read_pictures(batch))
+        own_samples = tuple(map(self.augment.own_samples, own_samples))
+        read = (image_BCMF, *self._read_pictures(batch), *own_samples)
         by_clip = tuple(x.view(len(clips), num_windows, *x.shape[1:]) for x in read)
         return by_clip, targets_BK
 

@@ -43,14 +43,25 @@ MAX_IMPULSES = 0.1
 
 
 def vary_level_and_place(
-    waveform_BT: Tensor, strength: float, generator: torch.Generator
+    waveform_BT: Tensor,
+    strength: float,
+    generator: torch.Generator,
+    periods_B: Tensor | None = None,
 ) -> Tensor:
-    """Roll each waveform and change its level; nothing is clipped at full scale."""
+    """Roll each waveform and change its level; nothing is clipped at full scale.
+
+    Where waveforms come again after so many samples, they still do, without a seam.
+    """
     draws_SB = 2 * draw(2, len(waveform_BT), generator) - 1
     num_samples = waveform_BT.shape[1]
     shift_B = (draws_SB[0] * MAX_SHIFT * strength * num_samples).long() % num_samples
     gain_db_B1 = draws_SB[1, :, None] * MAX_GAIN_DB * strength
-    return _roll(waveform_BT, shift_B) * torch.pow(10, gain_db_B1 / 20)
+    if periods_B is None:
+        rolled_BT = _roll(waveform_BT, shift_B)
+    else:
+        place_T = torch.arange(num_samples, device=shift_B.device)
+        rolled_BT = waveform_BT.gather(1, (place_T - shift_B[:, None]) % periods_B[:, None])
+    return rolled_BT * torch.pow(10, gain_db_B1 / 20)
 
 
 def pad_ends(waveform_BT: Tensor, strength: float, generator: torch.Generator) -> Tensor:

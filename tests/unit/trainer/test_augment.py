@@ -144,6 +144,28 @@ def test_notebook_crop_keeps_at_least_four_fifths_of_a_side() -> None:
     assert num_stripes.max() - num_stripes.min() >= 4
 
 
+def test_clip_that_fills_its_window_is_rolled_without_a_seam() -> None:
+    """No part of it comes again earlier than its length after itself."""
+    periods_B = torch.tensor([700, 1100, 1999, 2000] * 4)
+    tiled_BT = 1.0 + torch.arange(2000) % periods_B[:, None]
+    rolled_BT = make("spec", 1.0).waveform(tiled_BT, seeded(), periods_B)
+    assert not torch.equal(rolled_BT.argmax(dim=1), tiled_BT.argmax(dim=1))
+    for row_T, period in zip(rolled_BT, periods_B.tolist(), strict=True):
+        assert torch.equal(row_T[period:], row_T[:-period])
+        assert len(row_T[:period].unique()) == period
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_mixture_comes_again_as_early_as_the_shorter_of_two(policy: str) -> None:
+    """Where a policy mixes; else each clip's own length stays."""
+    own_B = torch.tensor([700, 1100, 1999, 2000])
+    mixed_B = torch.tensor([700, 700, 1100, 1999])
+    found_B = make(policy, 1.0).own_samples(own_B)
+    assert torch.equal(found_B, mixed_B if policy in ("strong", "full") else own_B)
+    several = make(policy, 1.0, train_windows=2)
+    assert torch.equal(several.own_samples(own_B), own_B)
+
+
 def made_by(frontend: str, **others: Any) -> Tensor:
     """Return a frontend's images of noise that gets louder."""
     config = tiny_config(frontend=frontend, **others)

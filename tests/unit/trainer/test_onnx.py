@@ -29,6 +29,8 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
     "logstft": [{"frontend": "logstft", "normalisation": "set"}],
     "lfcc": [{"frontend": "lfcc", "n_lfcc": 24}],
     "phase": [{"phase": True, "normalisation": "set"}],
+    "repetition": [{"repetition": True, "window_seconds": 1.0}],
+    "repetition-both": [{"repetition": True, "window_seconds": 1.0, "modality": "both", **SEEING}],
     "transformer": [{"backbone": "test_vit"}],
     "notebook": [{"frontend": "notebook", "augmentation": "notebook", "strength": 1.0}],
     "seeing-transformer": [{"modality": "video", **SEEING, "video_backbone": "test_vit"}],
@@ -50,6 +52,8 @@ def detector_of(recipes: list[dict[str, Any]]) -> LoadedDetector:
             for name, parameter in model.named_parameters():
                 if parameter.ndim > 1 and ("fc" in name or "head" in name):
                     parameter.mul_(30)
+                if "repetition.read" in name:
+                    nn.init.normal_(parameter)
         members.append(Member(model, frontend, config))
     return LoadedDetector(tuple(members), CPU, temperature=1.7, prior=0.5)
 
@@ -65,6 +69,8 @@ def feed_of(config: TrainConfig) -> dict[str, np.ndarray[Any, Any]]:
     feed = {"image" if needs_images else "waveform": inputs}
     if batch.pictures is not None:
         feed |= {k: v[first] for k, v in batch.pictures._asdict().items()}
+    if batch.own_samples is not None:
+        feed["own_samples"] = batch.own_samples[first]
     return feed
 
 
@@ -96,7 +102,8 @@ def answer(member: Member, feed: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[
             parts = (torch.from_numpy(feed[x]) for x in ("frames", "loudness", "is_there"))
             frames, loudness, is_there = parts
             pictures = (frames.float() / 255, loudness, is_there)
-        logits: Tensor = member.model(member.frontend.normalise(image), *pictures)
+        own = (torch.from_numpy(feed["own_samples"]),) if member.config.repetition else ()
+        logits: Tensor = member.model(member.frontend.normalise(image), *pictures, *own)
         return logits.numpy()
 
 

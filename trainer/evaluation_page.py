@@ -20,7 +20,7 @@ from trainer.page import to_image, to_page, to_table
 
 PAGE_FILE, METRICS_FILE, SCORES_FILE = "index.html", "metrics.json", "scores.csv"
 EVALUATION_FOLDER = OutFolder(
-    "evaluation", frozenset({PAGE_FILE, METRICS_FILE, SCORES_FILE}), PAGE_FILE, DataError
+    "evaluation", frozenset({PAGE_FILE, METRICS_FILE, SCORES_FILE}), METRICS_FILE, DataError
 )
 MOST_MISTAKES = 12
 

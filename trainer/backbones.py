@@ -4,7 +4,8 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -77,7 +78,7 @@ def measure_backbones(
     does meets all alike; the fastest round counts.
 
     Raises:
-        ModelError: timm lacks one, or it can't be trained on such images.
+        ModelError: timm lacks one, it can't be trained on such images, or memory is too small.
     """
     unknown = [name for name in names if not is_backbone(name)]
     if unknown:
@@ -88,10 +89,25 @@ def measure_backbones(
         for number in range(ROUNDS):
             for place, name in enumerate(names):
                 own = config.model_copy(update={"backbone": name})
-                cost = pool.submit(_measure, own, shape, device, devices.count_threads()).result()
-                rounds[name].append(cost)
+                measured = pool.submit(_measure, own, shape, device, devices.count_threads())
+                rounds[name].append(_result(measured, own))
                 progress(number * len(names) + place + 1, ROUNDS * len(names))
     return [_best(costs) for costs in rounds.values()]
+
+
+def _result(measured: Future[Cost], config: TrainConfig) -> Cost:
+    """Wait for the cost of a backbone.
+
+    Raises:
+        ModelError: it can't be measured.
+    """
+    try:
+        return measured.result()
+    except BrokenProcessPool as error:
+        raise ModelError(
+            f"{config.backbone} can't be measured: its process was killed, most likely for lack of"
+            f" memory; lower --batch-size, which is {config.batch_size}"
+        ) from error
 
 
 def _best(costs: list[Cost]) -> Cost:

@@ -1,14 +1,18 @@
 """The curated backbones, and what the command says they cost."""
 
 import re
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 
 from tests.clips import tiny_config
 from tests.command import run, succeed, user_folder
-from trainer.backbones import CURATED, REFERENCE
+from tests.waiting import wait_until
+from trainer.backbones import CURATED, REFERENCE, measure_backbones
+from trainer.errors import ModelError
 from trainer.model import build_model, is_backbone
 
 ROOT = Path(__file__).parents[3]
@@ -42,3 +46,18 @@ def test_command_measures_what_is_named() -> None:
         assert re.search(r"test_resnet +0\.4 M +[\d,]+/s, ", told)
         wrong = run(folder, "backbones", "resnet19")
         assert (wrong.code, "must be models of timm, got resnet19" in wrong.err) == (1, True)
+
+
+def test_process_that_is_killed_is_told_with_the_backbone() -> None:
+    """As the system kills what takes too much memory."""
+
+    def kill() -> None:
+        wait_until(lambda: bool(active_children()))
+        for child in active_children():
+            child.kill()
+
+    killer = Thread(target=kill)
+    killer.start()
+    with pytest.raises(ModelError, match=r"test_resnet can't be measured.*lower --batch-size"):
+        measure_backbones(["test_resnet"], tiny_config(), (1, 16, 32), torch.device("cpu"))
+    killer.join()

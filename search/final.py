@@ -8,14 +8,15 @@ from typing import Any, cast, get_args
 from search.errors import ContractError
 from search.home import Home
 from search.prepare import open_prepared
-from search.progress import show_progress
+from search.progress import Progress, show_progress
 from search.signals import stop_on_signals
 from trainer.cache import WaveformCache, find_cache
 from trainer.config import BackboneField
 from trainer.device import choose_device
 from trainer.errors import RecipeError
-from trainer.final import Stage, train_final
+from trainer.final import OnEpoch, Stage, train_final
 from trainer.folder import MODEL_FOLDER
+from trainer.history import EpochResult
 from trainer.model import is_backbone, nearest_backbones
 from trainer.objectives import Holdout
 from trainer.recipe import Recipe
@@ -44,7 +45,7 @@ def train_from_recipes(
     seeded = [_with_seed(recipe, number) for recipe in recipes for number in range(seeds)]
     stop = stop_on_signals()  # not before: Ctrl-C ends the decoding at once
     with show_progress("train") as progress:
-        return train_final(
+        metrics = train_final(
             seeded,
             cache,
             out,
@@ -52,12 +53,30 @@ def train_from_recipes(
             device=chosen,
             objective=str(first.origin.get("objective", "accuracy")),
             holdout=_holdout_of(first),
-            on_epoch=lambda stage, member, history: progress(
-                sum(x.config.epochs for x in seeded[:member]) + len(history),
-                sum(x.config.epochs for x in seeded),
-            ),
+            on_epoch=count_epochs(progress, seeded, on),
             should_stop=stop.is_set,
         )
+        total = _num_epochs(seeded, on)
+        progress(total, total)  # the training on all clips ends early, at the best epoch
+    return metrics
+
+
+def count_epochs(progress: Progress, recipes: Sequence[Recipe], on: Stage) -> OnEpoch:
+    """Return what tells `progress` of each epoch, in one count over all members and stages."""
+    total = _num_epochs(recipes, on)
+
+    def on_epoch(stage: Stage, member: int, history: Sequence[EpochResult]) -> None:
+        earlier = _num_epochs(recipes[:member], on)
+        if stage == "all":
+            earlier += recipes[member].config.epochs
+        progress(earlier + len(history), total)
+
+    return on_epoch
+
+
+def _num_epochs(recipes: Sequence[Recipe], on: Stage) -> int:
+    """Return the most epochs that the recipes train, on all clips as many again."""
+    return sum(recipe.config.epochs for recipe in recipes) * (2 if on == "all" else 1)
 
 
 def _with_seed(recipe: Recipe, number: int) -> Recipe:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from search.final import count_epochs
 from tests.clips import SAMPLE_RATE, make_clips, tiny_config
 from tests.disk import full_disk
 from trainer.cache import CachedClip, ClipSet, WaveformCache, join
@@ -151,6 +152,26 @@ def test_training_on_all_takes_epochs_and_temperature_from_the_first(
     assert "have seen all clips" in card
     both = join(cache.split("train"), cache.split("val"))
     assert not np.array_equal(log_odds(tmp_path / "all", both), log_odds(tmp_path / "alone", both))
+
+
+def test_epochs_of_all_members_and_stages_are_one_count(
+    cache: WaveformCache, tmp_path: Path
+) -> None:
+    """What is done only grows, and is all of it once at most, at the end."""
+    recipes = [Recipe(tiny_config(epochs=2, seed=seed)) for seed in (1, 2)]
+    told: list[tuple[int, int]] = []
+    train_final(
+        recipes,
+        cache,
+        tmp_path / "model",
+        on="all",
+        device=torch.device("cpu"),
+        on_epoch=count_epochs(lambda done, total: told.append((done, total)), recipes, "all"),
+    )
+    counts = [done for done, _ in told]
+    assert counts == sorted(set(counts))
+    assert {total for _, total in told} == {8}
+    assert {1, 2, 3, 5, 6, 7} <= set(counts) <= set(range(1, 9))
 
 
 @pytest.mark.parametrize("num_questions", [3, 12, 13, 16])

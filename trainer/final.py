@@ -209,7 +209,7 @@ def _measure(plan: _Plan, members: Sequence[_Trained]) -> dict[str, Any]:
     if len(members) == 1:
         return metrics | members[0].facts
     each = [
-        {"backbone": x.recipe.config.backbone, "seed": x.recipe.config.seed}
+        {"backbone": " + ".join(x.recipe.config.backbones.values()), "seed": x.recipe.config.seed}
         | x.facts
         | {"validation": summarize(x.logits_NK, targets_N, own_prior)}
         for x, own_prior in zip(members, priors, strict=True)

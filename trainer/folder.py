@@ -73,7 +73,7 @@ def write_model_folder(
             for number, (_, tensors) in enumerate(members, 1)
             for name, tensor in tensors.items()
         }
-        backbones = [recipe.config.backbone for recipe, _ in members]
+        backbones = [x for recipe, _ in members for x in recipe.config.backbones.values()]
         save_checkpoint(fresh / MODEL_FILE, weights, {"backbone": ", ".join(backbones)})
         write_recipes([recipe for recipe, _ in members], fresh / CONFIG_FILE)
         text = json.dumps(without_nan(metrics), indent=2, ensure_ascii=False)

@@ -13,6 +13,7 @@ from trainer.config import TrainConfig
 from trainer.device import free_memory
 from trainer.errors import DoesNotFitError
 from trainer.faults import is_out_of_memory
+from trainer.frontend import num_bands
 from trainer.model import reason_of
 
 logger = logging.getLogger(__name__)
@@ -63,12 +64,12 @@ def must_fit(config: TrainConfig, device: torch.device) -> Iterator[None]:
 
 
 def _describe_models(config: TrainConfig) -> str:
-    height, width = config.n_mels, 1 + window_samples(config) // config.hop_length
+    width = 1 + window_samples(config) // config.hop_length
     if config.frontend == "notebook":
-        height, width = IMAGE_SHAPE
+        width = IMAGE_SHAPE[1]
     side = config.frame_size
     read = {
-        "backbone": f"images of {height} x {width}",
+        "backbone": f"images of {num_bands(config)} x {width}",
         "video_backbone": f"frames of {side} x {side}",
     }
     models = " and ".join(f"{field} {name!r}" for field, name in config.backbones.items())

@@ -139,6 +139,13 @@ def test_picture_that_does_not_fit_is_told_as_such(modality: str, words: list[st
     assert ("test_resnet" in str(caught.value)) == (modality == "both")
 
 
+def test_images_that_do_not_fit_have_the_height_of_their_frontend() -> None:
+    """Coefficients, not mel bands."""
+    config = tiny_config(frontend="lfcc", n_lfcc=20)
+    with pytest.raises(DoesNotFitError, match="images of 20 x 32"), must_fit(config, CPU):
+        allocate(3)
+
+
 def test_model_that_does_not_fit_is_told_before_the_training(tmp_path: Path) -> None:
     """Its first image, too, and that the backbone can't read it would be untrue."""
     with room_for(0, training=False), pytest.raises(DoesNotFitError):

@@ -75,7 +75,9 @@ def main() -> None:
     _train_all(seeded, cache, arguments.work, arguments.scores, arguments.jobs)
     rows = list(_read_all(arguments.epochs, cache, arguments.scores))
     val = cache.split("val")
-    text = to_markdown(rows, val.targets, _tells(arguments.data, val), arguments.epochs)
+    tells_N = _tells(arguments.data, val)
+    share_of_fakes = float(np.mean(cache.split("train").targets))
+    text = to_markdown(rows, val.targets, tells_N, arguments.epochs, share_of_fakes)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(text, encoding="utf-8")
     picture = arguments.out.parent / PICTURE

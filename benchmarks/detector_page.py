@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from benchmarks.recipes import STEPS, Recipe
 from trainer.calibration import cross_calibrate
 from trainer.intervals import Interval, estimate, estimate_difference, words_of
-from trainer.measures import MEASURES, Measure, to_log_odds
+from trainer.measures import MEASURES, Measure, to_log_odds, to_scores
 from trainer.objectives import Objective
 from trainer.page import to_svg
+from trainer.prior import prior_log_odds
 
 # Shape suffixes: N clips, K classes, S seeds.
 
@@ -36,9 +37,16 @@ class Row:
 
 
 def to_markdown(
-    rows: Sequence[Row], targets_N: NDArray[np.int64], tells_N: NDArray[np.bool_], epochs: int
+    rows: Sequence[Row],
+    targets_N: NDArray[np.int64],
+    tells_N: NDArray[np.bool_],
+    epochs: int,
+    share_of_fakes: float,
 ) -> str:
-    """Return the page; `tells_N` are the clips whose sound tells the label."""
+    """Return the page; `tells_N` are the clips whose sound tells the label.
+
+    The share is that of the training clips.
+    """
     auc = _of_seeds(MEASURES["auc"])
     in_bf16 = [str(x.recipe.number) for x in rows if x.recipe.config.precision == "bf16"]
     lines = [
@@ -47,8 +55,8 @@ def to_markdown(
         f"{len(rows)} of {len(STEPS)} recipes from random weights, each building on another one:"
         f" {epochs} epochs, scored after the last one on all {len(targets_N)} validation clips."
         " Means over the seeds; in brackets 95 % intervals over the clips."
-        f" In bf16, which is slow on a CPU without AVX512-BF16, are computed {', '.join(in_bf16)},"
-        " the others in fp32; the minutes are of whichever machine trained them."
+        f" Computed in bf16: {', '.join(in_bf16) or 'none'}; in fp32 all others, as bf16 is slow on"
+        " a CPU without AVX512-BF16. The minutes are of whichever machine trained them."
         f" {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.",
         "",
         "`python -m benchmarks.detector DATA --out docs/detector.md` trains what is missing.",
@@ -76,7 +84,7 @@ def to_markdown(
         cells.append(_words(MEASURES["auc"], together_N[tells_N], targets_N[tells_N]))
         numbers = " and ".join(str(row.recipe.number) for row in members)
         lines.append(f"|  | {numbers} | all seeds, averaged | {' | '.join(cells)} | | | |")
-    lines += ["", *_calibration(rows[-1], targets_N)]
+    lines += ["", *_calibration(rows[-1], targets_N, share_of_fakes)]
     return "\n".join(lines) + "\n"
 
 
@@ -113,9 +121,10 @@ def _ensembles(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
         yield list(last.values())
 
 
-def _calibration(row: Row, targets_N: NDArray[np.int64]) -> list[str]:
+def _calibration(row: Row, targets_N: NDArray[np.int64], share_of_fakes: float) -> list[str]:
     """Return what a temperature does to the last row, on clips that it was not fitted on."""
     metrics: tuple[Objective, ...] = ("nll", "cllr", "ece", "auc")
+    prior = prior_log_odds(row.recipe.config, share_of_fakes)
     kinds: dict[str, list[NDArray[np.float64]]] = {"before": [], "after": []}
     for log_odds_N in row.log_odds_NS.T:
         logits_NK = np.stack([np.zeros_like(log_odds_N), log_odds_N], axis=1)
@@ -130,7 +139,10 @@ def _calibration(row: Row, targets_N: NDArray[np.int64]) -> list[str]:
     ]
     for kind, columns in kinds.items():
         log_odds_NS = np.stack(columns, axis=1)
-        cells = [_words(_of_seeds(MEASURES[x]), log_odds_NS, targets_N) for x in metrics]
+        cells = [
+            _words(_of_seeds(MEASURES[x]), to_scores(x, log_odds_NS, prior), targets_N)
+            for x in metrics
+        ]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
     return lines
 

@@ -18,9 +18,8 @@ from trainer.out_folder import OutFolder
 from trainer.page import to_image, to_page, to_svg, to_table
 
 PAGE_FILE, FINDINGS_FILE, SHORTCUTS_FILE = "index.html", "audit.json", "shortcuts.csv"
-AUDIT_FOLDER = OutFolder(
-    "audit", frozenset({PAGE_FILE, FINDINGS_FILE, SHORTCUTS_FILE}), FINDINGS_FILE, DataError
-)
+_FILES = frozenset({PAGE_FILE, FINDINGS_FILE, SHORTCUTS_FILE})
+AUDIT_FOLDER = OutFolder("audit", _FILES, _FILES, DataError)
 NUM_BINS = 30
 MOST_ALONE = 10
 ADVICE = {

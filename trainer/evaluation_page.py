@@ -19,9 +19,8 @@ from trainer.out_folder import OutFolder
 from trainer.page import to_image, to_page, to_table
 
 PAGE_FILE, METRICS_FILE, SCORES_FILE = "index.html", "metrics.json", "scores.csv"
-EVALUATION_FOLDER = OutFolder(
-    "evaluation", frozenset({PAGE_FILE, METRICS_FILE, SCORES_FILE}), METRICS_FILE, DataError
-)
+_FILES = frozenset({PAGE_FILE, METRICS_FILE, SCORES_FILE})
+EVALUATION_FOLDER = OutFolder("evaluation", _FILES, _FILES, DataError)
 MOST_MISTAKES = 12
 
 

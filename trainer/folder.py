@@ -28,7 +28,9 @@ CONFIG_FILE = "config.toml"
 METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
 MODEL_FILES = (MODEL_FILE, CONFIG_FILE, METRICS_FILE)
-MODEL_FOLDER = OutFolder("model", frozenset({*MODEL_FILES, CARD_FILE}), MODEL_FILE, ModelError)
+MODEL_FOLDER = OutFolder(
+    "model", frozenset({*MODEL_FILES, CARD_FILE}), frozenset({MODEL_FILE}), ModelError
+)
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,15 @@ def build_frontend(config: TrainConfig) -> Frontend:
             return NotebookFrontend()
 
 
+SIZED_BY = {
+    "logmel": ("n_mels", "window_seconds", "hop_length"),
+    "logstft": ("n_fft", "f_max", "window_seconds", "hop_length"),
+    "lfcc": ("n_lfcc", "window_seconds", "hop_length"),
+    "notebook": (),
+}
+"""The settings that the size of each frontend's images depends on."""
+
+
 def num_bands(config: TrainConfig) -> int:
     """Return the height of the frontend's images."""
     match config.frontend:

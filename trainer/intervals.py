@@ -44,10 +44,9 @@ def estimate(
     def of_clips(drawn_N: NDArray[np.int64]) -> float:
         return measure(log_odds_N[drawn_N], targets_N[drawn_N])
 
-    interval = _bootstrap(of_clips, targets_N, level, seed)
-    if measure is MEASURES["accuracy"] and interval.value in (0, 1):
-        return _of_clips_alike(interval.value, len(targets_N), level)
-    return interval
+    if measure is MEASURES["accuracy"] and (share := measure(log_odds_N, targets_N)) in (0, 1):
+        return _of_clips_alike(share, len(targets_N), level)
+    return _bootstrap(of_clips, targets_N, level, seed)
 
 
 def estimate_difference(

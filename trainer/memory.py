@@ -13,7 +13,7 @@ from trainer.config import TrainConfig
 from trainer.device import free_memory
 from trainer.errors import DoesNotFitError
 from trainer.faults import is_out_of_memory
-from trainer.frontend import num_bands
+from trainer.frontend import SIZED_BY, num_bands
 from trainer.model import reason_of
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def must_fit(config: TrainConfig, device: torch.device) -> Iterator[None]:
         raise DoesNotFitError(
             f"does not fit: the memory of {device} is too small for {_describe_models(config)},"
             f" however few at once ({reason_of(error)}); choose a smaller"
-            f" {' or '.join(config.backbones)} or smaller images ({_sizes_of_images(config)}), a"
+            f" {' or '.join(config.backbones)}{_smaller_images(config)}, a"
             " smaller batch_size, or a device with more memory"
         ) from error
 
@@ -77,7 +77,8 @@ def _describe_models(config: TrainConfig) -> str:
     return f"{models} with batch_size {config.batch_size} and {images}"
 
 
-def _sizes_of_images(config: TrainConfig) -> str:
-    """Return the fields that the size of what the backbones read depends on."""
-    sizes = {"backbone": "n_mels, window_seconds", "video_backbone": "frame_size"}
-    return ", ".join(sizes[field] for field in config.backbones)
+def _smaller_images(config: TrainConfig) -> str:
+    """Return what to change for smaller images, if anything does."""
+    sizes = {"backbone": SIZED_BY[config.frontend], "video_backbone": ("frame_size",)}
+    names = [name for field in config.backbones for name in sizes[field]]
+    return f" or smaller images ({', '.join(names)})" if names else ""

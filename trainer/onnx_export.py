@@ -89,7 +89,7 @@ def export_onnx(detector: LoadedDetector, out: Path) -> float:
     Raises:
         ModelError: packages are missing, members hear windows of several lengths, an operation has
             no counterpart, or the outputs differ by more than TOLERANCE. Nothing is written then.
-        DataError: the file can't be written.
+        DataError, OSError: the file can't be written.
     """
     configs = [member.config for member in detector.members]
     if any(config.pooling == "attention" for config in configs):

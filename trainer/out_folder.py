@@ -19,8 +19,8 @@ class OutFolder:
     """Such as "model"."""
     files: frozenset[str]
     """All that may be in it."""
-    mark: str
-    """The file that is in each of them."""
+    marks: frozenset[str]
+    """Those that are in each of them."""
     error: type[TrainerError]
 
     def check(self, out: Path) -> None:
@@ -40,7 +40,7 @@ class OutFolder:
             )
         found = {path.name for path in out.iterdir()}
         foreign = sorted(found - self.files)
-        if foreign or (found and self.mark not in found):
+        if foreign or (found and not self.marks <= found):
             raise self.error(
                 f"the folder {out} holds {', '.join((foreign or sorted(found))[:3])}, which would"
                 f" be lost; name a new folder, or an older {self.noun}'s"

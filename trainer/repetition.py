@@ -60,7 +60,7 @@ class Repetition(nn.Module):
         """
         profile_BD = self.profile(image_BCMF, own_samples_B)
         if profile_BD is None:
-            return image_BCMF.new_zeros(len(image_BCMF), NUM_FEATURES)
+            return image_BCMF.new_zeros(image_BCMF.shape[0], NUM_FEATURES)
         is_lag_BD = profile_BD > NO_LAG
         num_lags_B = is_lag_BD.sum(dim=1)
         strongest_B, lag_B = profile_BD.max(dim=1)

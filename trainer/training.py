@@ -19,7 +19,7 @@ from trainer.cache import ClipSet
 from trainer.config import TrainConfig
 from trainer.errors import ModelError, TrainingDivergedError
 from trainer.faults import is_out_of_memory
-from trainer.frontend import build_frontend
+from trainer.frontend import SIZED_BY, build_frontend
 from trainer.fusion import AnyDetector, FusedDetector, build_detector
 from trainer.history import Progress
 from trainer.inference import (
@@ -161,7 +161,7 @@ class Training:
         height, width = image_BCMF.shape[-2:]
         with _must_read(
             f"backbone {config.backbone!r} can't read the frontend's images of {height} x {width}",
-            "choose another backbone, or other n_mels, window_seconds and hop_length",
+            " or other ".join(["choose another backbone", *SIZED_BY[config.frontend]]),
         ):
             score(model, (image_BCMF, *pictures, *own_samples), config, self.device)
 

@@ -28,7 +28,7 @@ def test_table_has_the_means_over_seeds_and_what_a_row_gained() -> None:
         Row(recipe, rng.normal(shift * targets_N[:, None], 1.0, (80, num_seeds)), 90.0)
         for recipe, shift, num_seeds in zip(recipes(epochs=3), (0.5, 1.5), (3, 2), strict=False)
     ]
-    lines = to_markdown(rows, targets_N, tells_N, epochs=3).splitlines()
+    lines = to_markdown(rows, targets_N, tells_N, epochs=3, share_of_fakes=0.5).splitlines()
     means = [
         np.mean([roc_auc_score(targets_N, log_odds_N) for log_odds_N in row.log_odds_NS.T])
         for row in rows
@@ -50,7 +50,8 @@ def test_temperature_makes_sure_scores_honest() -> None:
     targets_N = np.arange(200) % 2
     log_odds_NS = 20 * rng.normal(2 * targets_N[:, None] - 1, 1.0, (200, 2))
     row = Row(next(recipes(epochs=3)), log_odds_NS, 1.0)
-    before, after = to_markdown([row], targets_N, targets_N < 2, epochs=3).splitlines()[-2:]
+    page = to_markdown([row], targets_N, targets_N < 2, epochs=3, share_of_fakes=0.5)
+    before, after = page.splitlines()[-2:]
     changes = [
         [float(cell.split()[0]) for cell in line.strip("| ").split(" | ")[1:]]
         for line in (before, after)
@@ -58,6 +59,9 @@ def test_temperature_makes_sure_scores_honest() -> None:
     for was, now in list(zip(*changes, strict=True))[:3]:
         assert now < 0.7 * was
     assert changes[1][3] == pytest.approx(changes[0][3], abs=0.01)
+    shifted = Row(row.recipe, log_odds_NS + np.log(3), 1.0)
+    page = to_markdown([shifted], targets_N, targets_N < 2, epochs=3, share_of_fakes=0.75)
+    assert page.splitlines()[-2].split(" | ")[2] == before.split(" | ")[2]
 
 
 def test_sound_and_picture_are_averaged_with_each_other() -> None:
@@ -67,7 +71,7 @@ def test_sound_and_picture_are_averaged_with_each_other() -> None:
     of_sound = [x for x in recipes(epochs=3) if x.config.modality == "audio" and is_built_on(x)]
     chosen = [*of_sound[-2:], *list(recipes(epochs=3))[-2:]]
     rows = [Row(x, rng.normal(targets_N[:, None], 1.0, (80, 2)), 90.0) for x in chosen]
-    lines = to_markdown(rows, targets_N, targets_N < 2, epochs=3).splitlines()
+    lines = to_markdown(rows, targets_N, targets_N < 2, epochs=3, share_of_fakes=0.5).splitlines()
     averages = [line.split(" | ") for line in lines if "all seeds, averaged" in line]
     sound, both = chosen[1].number, chosen[3].number
     assert [cells[1] for cells in averages] == [f"{sound}", f"{both}", f"{sound} and {both}"]

@@ -179,11 +179,11 @@ def test_one_class_leaves_metrics_undefined_not_faked(
     assert "undefined: a class is missing" in (tmp_path / "out" / "index.html").read_text()
 
 
-@pytest.mark.parametrize("name", ["thesis.tex", "index.html", "scores.csv"])
+@pytest.mark.parametrize("name", ["thesis.tex", "index.html", "metrics.json", "scores.csv"])
 def test_folder_with_other_files_is_left_alone(
     evaluation: Evaluation, tmp_path: Path, name: str
 ) -> None:
-    """What is no evaluation is never replaced by one, whatever its page is called."""
+    """What is no evaluation is never replaced by one, whatever its files are called."""
     (tmp_path / name).write_text("ten years")
     with pytest.raises(DataError, match=f"holds {name}, which would be lost"):
         write_evaluation(evaluation, tmp_path, "title")

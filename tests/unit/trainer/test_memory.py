@@ -125,7 +125,7 @@ def test_training_that_does_not_fit_says_what_is_too_large(
             [
                 "for backbone 'test_resnet' and video_backbone 'test_vit' with",
                 " and images of 32 x 32 and frames of 64 x 64",
-                "(n_mels, window_seconds, frame_size)",
+                "(n_mels, window_seconds, hop_length, frame_size)",
             ],
         ),
     ],

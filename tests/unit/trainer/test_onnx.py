@@ -30,6 +30,7 @@ RECIPES: dict[str, list[dict[str, Any]]] = {
     "lfcc": [{"frontend": "lfcc", "n_lfcc": 24}],
     "phase": [{"phase": True, "normalisation": "set"}],
     "repetition": [{"repetition": True, "window_seconds": 1.0}],
+    "repetition-short": [{"repetition": True}],
     "repetition-both": [{"repetition": True, "window_seconds": 1.0, "modality": "both", **SEEING}],
     "transformer": [{"backbone": "test_vit"}],
     "notebook": [{"frontend": "notebook", "augmentation": "notebook", "strength": 1.0}],

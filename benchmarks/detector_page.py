@@ -56,7 +56,8 @@ def to_markdown(
         f" {epochs} epochs, scored after the last one on all {len(targets_N)} validation clips."
         " Means over the seeds; in brackets 95 % intervals over the clips."
         f" Computed in bf16: {', '.join(in_bf16) or 'none'}; in fp32 all others, as bf16 is slow on"
-        " a CPU without AVX512-BF16. The minutes are of whichever machine trained them."
+        " a CPU without AVX512-BF16. The minutes are of whichever machine trained them,"
+        " beside whatever else it did."
         f" {os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}.",
         "",
         "`python -m benchmarks.detector DATA --out docs/detector.md` trains what is missing.",

@@ -28,6 +28,8 @@ def stop(done, total):
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
         if action == "interrupt":
             os.killpg(0, signal.SIGINT)
+            while True:  # the system may hand it to another thread first
+                os.sched_yield()
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__mp_main__" and sys.argv[3] == "stillborn":

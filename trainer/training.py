@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
 
@@ -14,17 +13,15 @@ from torch.nn import functional
 
 from trainer import device as devices
 from trainer.augment import build_augment
-from trainer.batches import Batch, count_steps, read_batch, training_batches
+from trainer.batches import Batch, count_steps, training_batches
 from trainer.cache import ClipSet
 from trainer.config import TrainConfig
-from trainer.errors import ModelError, TrainingDivergedError
-from trainer.faults import is_out_of_memory
-from trainer.frontend import SIZED_BY, build_frontend
-from trainer.fusion import AnyDetector, FusedDetector, build_detector
+from trainer.errors import TrainingDivergedError
+from trainer.frontend import build_frontend
+from trainer.fusion import AnyDetector, build_detector
 from trainer.history import Progress
 from trainer.inference import (
     predict_logits,
-    score,
     score_heads,
     to_inputs,
     upload_own_samples,
@@ -50,6 +47,7 @@ from trainer.optim import (
 from trainer.pictures import drop_streams, vary
 from trainer.pooling import NUM_CLASSES, pool_windows
 from trainer.prior import prior_log_odds
+from trainer.readable import require_readable
 
 # Shape suffixes: B batch, C channels, M mel bands, F frames, N clips, K classes.
 
@@ -86,7 +84,7 @@ class Training:
         if model.standardise is not None:
             model.standardise.measure(self._some_images())
         self.average = WeightAverage(self.model) if config.averages_weights else None
-        self._try_model()
+        require_readable(self.model, self.frontend, train, config, device)
 
     @property
     def evaluated(self) -> AnyDetector:
@@ -135,35 +133,6 @@ class Training:
         enough = math.ceil(MEASURED_CLIPS / self.config.batch_size)
         for batch in islice(training_batches(self.train, self.config, epoch=0), enough):
             yield self._make_images(to_inputs(devices.upload(batch.inputs, self.device)))
-
-    @torch.no_grad()
-    def _try_model(self) -> None:
-        """Let the model read one image, in evaluation mode, which changes and draws nothing.
-
-        Raises:
-            ModelError: it can't read images of the frontend's size, or frames of the cache's.
-        """
-        first = np.zeros(1, np.int64)
-        batch = read_batch(self.train, self.config, first, first)
-        inputs = to_inputs(devices.upload(batch.inputs, self.device))
-        image_BCMF = self.frontend.normalise(self.frontend(inputs))
-        pictures = upload_pictures(batch.pictures, self.device)
-        own_samples = upload_own_samples(batch, self.device)
-        config, model = self.config, self.model.eval()
-        if isinstance(model, FusedDetector):  # its picture alone first, to know whose fault it is
-            side = config.frame_size
-            what = f"video_backbone {config.video_backbone!r} can't read frames of {side} x {side}"
-            with (
-                _must_read(what, "choose another video_backbone, or another frame_size"),
-                devices.autocast(config.precision, self.device),
-            ):
-                model.video(pictures[0])
-        height, width = image_BCMF.shape[-2:]
-        with _must_read(
-            f"backbone {config.backbone!r} can't read the frontend's images of {height} x {width}",
-            " or other ".join(["choose another backbone", *SIZED_BY[config.frontend]]),
-        ):
-            score(model, (image_BCMF, *pictures, *own_samples), config, self.device)
 
     def _train_epoch(self, should_stop: Callable[[], bool]) -> bool:
         """Do the epoch's remaining steps; False if it was stopped before its end."""
@@ -336,22 +305,6 @@ class Training:
             "seconds": progress.train_seconds + progress.eval_seconds,
             "samples_per_second": progress.num_seen / max(progress.train_seconds, 1e-9),
         }
-
-
-@contextmanager
-def _must_read(what: str, remedy: str) -> Iterator[None]:
-    """Turn a backbone's error at an image's size into one that says which, and what to do.
-
-    Raises:
-        ModelError
-    """
-    try:
-        yield
-    except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ModelError(f"{what} ({reason}); {remedy}") from error
 
 
 def _step_seeds(seed: int, epoch: int, step: int) -> tuple[int, int]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,12 +138,15 @@ def _train(config: TrainConfig, cache_path: Path, work: Path, scores: Path) -> N
 def _read_all(epochs: int, cache: WaveformCache, scores: Path) -> Iterator[Row]:
     """Yield each recipe that was trained, over all its seeds."""
     for recipe in recipes(epochs):
-        seeded = (recipe.config.model_copy(update={"seed": seed}) for seed in range(MAX_SEEDS))
-        places = [_place(config, cache, scores) for config in seeded]
-        kept = [json.loads(path.read_text(encoding="utf-8")) for path in places if path.is_file()]
+        kept: dict[int, Any] = {}
+        for seed in range(MAX_SEEDS):
+            place = _place(recipe.config.model_copy(update={"seed": seed}), cache, scores)
+            if place.is_file():
+                kept[seed] = json.loads(place.read_text(encoding="utf-8"))
         if kept:
-            log_odds_NS = np.array([one["log_odds"] for one in kept]).T
-            yield Row(recipe, log_odds_NS, float(np.mean([one["seconds"] for one in kept])))
+            log_odds_NS = np.array([one["log_odds"] for one in kept.values()]).T
+            seconds = float(np.mean([one["seconds"] for one in kept.values()]))
+            yield Row(recipe, tuple(kept), log_odds_NS, seconds)
 
 
 def _tells(data: Path, val: ClipSet) -> NDArray[np.bool_]:

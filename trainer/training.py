@@ -229,17 +229,22 @@ class Training:
         return by_clip, targets_BK
 
     def _read_pictures(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return what the model sees of a batch, augmented; nothing if it only hears."""
+        """Return what the model sees of a batch, augmented; nothing if it only hears.
+
+        All windows of a clip have the same pictures, and the same streams.
+        """
         pictures = upload_pictures(batch.pictures, self.device)
         if not pictures:
             return pictures
-        frames_BPDSSC, loudness_BPL, is_there_B2 = pictures
+        num_windows = self.config.train_windows
+        frames_BPDSSC, loudness_BPL, is_there_B2 = (x[::num_windows] for x in pictures)
         if self.config.augmentation != "none":
             frames_BPDSSC = vary(frames_BPDSSC, self.config.strength, self.generator)
         share = self.config.modality_dropout
         if share and self.config.modality == "both":
             is_there_B2 = drop_streams(is_there_B2, share, self.generator)
-        return frames_BPDSSC, loudness_BPL, is_there_B2
+        seen = (frames_BPDSSC, loudness_BPL, is_there_B2)
+        return tuple(x.repeat_interleave(num_windows, dim=0) for x in seen)
 
     def _make_images(self, inputs: Tensor) -> Tensor:
         """Return the inputs' images, made from as many at once as fit."""

@@ -8,6 +8,7 @@ import torch
 
 from tests.clips import make_clips, seeded, tiny_config
 from tests.media import make_tone, write_labels, write_media, write_silent_picture
+from trainer.batches import training_batches
 from trainer.blocks import BLOCK_BYTES
 from trainer.cache import ClipSet, WaveformCache, find_damage
 from trainer.errors import CacheDamagedError, DataError
@@ -15,6 +16,7 @@ from trainer.index import FRAME_FILE, MOMENTS, frame_shape
 from trainer.loop import fit
 from trainer.pictures import LAG_SECONDS, check_frames, drop_streams, loudness, read_pictures, vary
 from trainer.prepare import prepare
+from trainer.training import Training
 
 SIZE = 32
 SEEING = {"modality": "both", "frame_size": SIZE, "video_backbone": "test_resnet"}
@@ -107,6 +109,20 @@ def test_dropout_takes_one_stream_of_those_that_have_both() -> None:
     lost = (~left[500:]).float().mean(dim=0)
     assert ((lost - 0.2).abs() < 0.05).all()
     assert torch.equal(drop_streams(is_there, 0.0, seeded()), is_there)
+
+
+def test_windows_of_a_clip_see_the_same_and_lose_the_same() -> None:
+    """The share of dropout is of clips: about half of them lose a stream in all their windows."""
+    values = {"train_windows": 3, "window_seconds": 0.2, "augmentation": "spec", "batch_size": 24}
+    config = tiny_config(**SEEING, **values, modality_dropout=0.5)
+    clips = make_clips(24, frame_size=SIZE)
+    training = Training(config, clips, None, torch.device("cpu"))
+    (_, frames, _, is_there), _ = training._read_batch(next(training_batches(clips, config, 1)))
+    for seen in (frames, is_there):
+        assert torch.equal(seen, seen[:, :1].expand_as(seen))
+    num_lost = int((~is_there[:, 0]).any(dim=1).sum())
+    assert 6 <= num_lost <= 18
+    assert len({x.numpy().tobytes() for x in frames[:, 0]}) == len(clips)
 
 
 def video_set(root: Path) -> Path:

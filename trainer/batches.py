@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.cache import ClipSet
+from trainer.cache import ClipSet, WaveformCache
 from trainer.config import TrainConfig
 from trainer.errors import DataError
 from trainer.images import StoredImages
@@ -171,6 +171,19 @@ def read_inputs(
 def window_samples(config: TrainConfig) -> int:
     """Return the samples in one window."""
     return round(config.window_seconds * config.sample_rate)
+
+
+def check_sample_rate(cache: WaveformCache, config: TrainConfig) -> None:
+    """Refuse a cache of another sample rate than the config's.
+
+    Raises:
+        DataError: names both.
+    """
+    if cache.sample_rate != config.sample_rate:
+        raise DataError(
+            f"sample_rate must be the waveform cache's, {cache.sample_rate} Hz, got"
+            f" {config.sample_rate}; prepare the data at {config.sample_rate} Hz"
+        )
 
 
 def check_images(clips: ClipSet, config: TrainConfig) -> None:

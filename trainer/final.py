@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.batches import check_sample_rate
 from trainer.cache import ClipSet, WaveformCache
 from trainer.calibration import cross_calibrate, fit_temperature
 from trainer.card import write_card
 from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig
-from trainer.errors import DataError, TrainerError, TrainingDivergedError, TrainingStoppedError
+from trainer.errors import TrainerError, TrainingDivergedError, TrainingStoppedError
 from trainer.folder import MODEL_FOLDER, write_model_folder
 from trainer.frontend import build_frontend
 from trainer.fusion import build_detector
@@ -98,7 +99,7 @@ def train_final(
     out = out.absolute()
     MODEL_FOLDER.check(out)
     for recipe in recipes:
-        _check_cache(recipe.config, cache)
+        check_sample_rate(cache, recipe.config)
     work = work or out.with_name(f".{out.name}.training")
     plan = _Plan(
         cache, cache.split("train"), *divide(cache.split("val"), holdout), work, on, device,
@@ -111,14 +112,6 @@ def train_final(
     )
     shutil.rmtree(work, ignore_errors=True)
     return metrics
-
-
-def _check_cache(config: TrainConfig, cache: WaveformCache) -> None:
-    if cache.sample_rate != config.sample_rate:
-        raise DataError(
-            f"sample_rate must be the waveform cache's, {cache.sample_rate} Hz, got"
-            f" {config.sample_rate}; prepare the data at {config.sample_rate} Hz"
-        )
 
 
 def _train_member(plan: _Plan, recipe: Recipe, member: int) -> _Trained:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from trainer.batches import check_sample_rate
 from trainer.cache import ClipSet, WaveformCache
 from trainer.config import TrainConfig
 from trainer.errors import DataError, TrainingDivergedError, TrainingStoppedError
@@ -63,10 +64,11 @@ def cross_validate(
     layout.
 
     Raises:
-        DataError: there are too few clips or groups, or no such column.
+        DataError: there are too few clips or groups, no such column, or another sample rate.
         TrainingStoppedError: `should_stop` said so.
         TrainingDivergedError: the loss became infinite or nan.
     """
+    check_sample_rate(cache, config)
     clips = cache.all_clips()
     groups = None if group is None else _groups_of(data, clips, group)
     folds_N = cut_folds(clips.targets, groups, num_folds, config.seed)

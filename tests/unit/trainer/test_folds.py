@@ -71,6 +71,18 @@ def test_groups_of_one_class_can_t_be_cut() -> None:
         cut_folds(targets_N, groups, 2, 0)
 
 
+def test_cache_of_another_sample_rate_is_refused(tmp_path: Path) -> None:
+    """Everything would sound higher or lower, and the figures would not tell."""
+    samples_S = make_clips(4).samples_S
+    cache = WaveformCache(tmp_path, tmp_path, SAMPLE_RATE, "f", (), samples_S, None)
+    config = tiny_config(sample_rate=2 * SAMPLE_RATE)
+    words = f"must be the waveform cache's, {SAMPLE_RATE} Hz, got {2 * SAMPLE_RATE}"
+    with pytest.raises(DataError, match=words):
+        cross_validate(
+            config, cache, 2, None, data=tmp_path, work=tmp_path, device=torch.device("cpu")
+        )
+
+
 def test_cllr_is_by_the_prior_of_each_folds_training(tmp_path: Path) -> None:
     """Of 4 fakes and 9 real clips one detector saw 2 and 4, the other 2 and 5."""
     clips = make_clips(13)

@@ -12,6 +12,7 @@ from trainer.device import choose_device
 from trainer.evaluate import Evaluation, Group, evaluate
 from trainer.evaluation_page import EVALUATION_FOLDER, PAGE_FILE, write_evaluation
 from trainer.intervals import words_of
+from trainer.known_clips import describe_known
 
 MOST_NAMED = 5
 """Of the files that can't be read."""
@@ -42,6 +43,8 @@ def _show(found: Evaluation) -> None:
     console = make_console()
     num_fake = int(found.targets_N.sum())
     print_plain(console, f"{len(found.clips) - num_fake} real clips, {num_fake} fakes")
+    if told := describe_known(found.known, len(found.clips)):
+        print_plain(console, told)
     for reject in found.rejects[:MOST_NAMED]:
         print_plain(console, f"left out: {reject.name}: {reject.reason}")
     if len(found.rejects) > MOST_NAMED:

@@ -55,6 +55,8 @@ class CachedClip(NamedTuple):
     offset: int
     """Samples before it in the waveform file."""
     num_samples: int
+    source_digest: str = ""
+    """Of its file, short; empty in a cache of an earlier version."""
 
 
 # Shape suffixes: N clips, T samples, S samples of all clips one after the other.
@@ -162,7 +164,9 @@ class WaveformCache:
                 f"{index.data_fingerprint}, expected {data_fingerprint}; "
                 "run melsearch prepare on the data that is meant"
             )
-        columns = (index.splits, index.names, index.targets, index.offsets, index.num_samples)
+        digests = index.source_digests or [""] * len(index.names)
+        lengths = (index.offsets, index.num_samples)
+        columns = (index.splits, index.names, index.targets, *lengths, digests)
         clips = tuple(map(CachedClip._make, zip(*columns, strict=True)))
         labels = [f"{clip.split} {clip.name!r}" for clip in clips]
         files = {

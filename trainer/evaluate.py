@@ -9,9 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.dataset import Clip, Reject, Split, read_dataset
+from trainer.decode import DecodedClip
 from trainer.errors import DataError
 from trainer.folder import LoadedDetector, load_detector
+from trainer.index import short_digest
 from trainer.intervals import Interval, estimate
+from trainer.known_clips import read_known
 from trainer.manifest import Manifest, find_manifest
 from trainer.measures import MEASURES, summarize, to_log_odds, to_scores
 from trainer.metrics import MetricUndefinedError
@@ -57,6 +60,8 @@ class Evaluation:
     calibration: dict[str, tuple[float, float]]
     """Before and after the temperature."""
     groups: tuple[Group, ...]
+    known: dict[str, int] | None
+    """As KnownClips.count; None if the model folder doesn't say."""
 
     @property
     def targets_N(self) -> NDArray[np.int64]:
@@ -89,11 +94,19 @@ def evaluate(
         DataError: the data can't be used, or none of its files can be read.
     """
     detector = load_detector(model_dir, device)
+    known = read_known(model_dir)
     dataset = read_dataset(data, splits)
     manifest = find_manifest(data)
     found: dict[Path, Logits | str] = {}
+    digests: dict[Path, str] = {}
+
+    def on_decoded(path: Path, clip: DecodedClip) -> None:
+        digests[path] = short_digest(clip.source_digest)
+
     paths = list(dict.fromkeys(clip.path for clip in dataset.clips))
-    for some in score_files(detector, paths, tta=tta, num_processes=num_processes):
+    for some in score_files(
+        detector, paths, tta=tta, num_processes=num_processes, on_decoded=on_decoded
+    ):
         found |= some
         progress(len(found), len(paths))
     scored = [(clip, found[clip.path]) for clip in dataset.clips]
@@ -106,7 +119,9 @@ def evaluate(
     if not clips:
         raise DataError(f"none of the {len(paths)} labelled files in {data} can be read")
     logits_NK = np.stack([outcome for _, outcome in scored if not isinstance(outcome, str)])
-    return _measure(detector, clips, logits_NK, (*dataset.rejects, *unreadable), manifest)
+    counts = None if known is None else known.count([digests[clip.path] for clip in clips])
+    rejects = (*dataset.rejects, *unreadable)
+    return _measure(detector, clips, logits_NK, rejects, manifest, counts)
 
 
 def _measure(
@@ -115,6 +130,7 @@ def _measure(
     logits_NK: NDArray[np.float64],
     rejects: tuple[Reject, ...],
     manifest: Manifest | None,
+    known: dict[str, int] | None,
 ) -> Evaluation:
     targets_N = np.array([clip.target for clip in clips], np.int64)
     calibrated_NK = logits_NK / detector.temperature
@@ -129,6 +145,7 @@ def _measure(
         {name: _estimate(name, to_scores(name, log_odds_N, prior), targets_N) for name in MEASURES},
         {name: (before[name], after[name]) for name in CALIBRATED},
         tuple(_groups(manifest, clips, log_odds_N, targets_N)) if manifest is not None else (),
+        known,
     )
 
 

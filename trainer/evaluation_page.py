@@ -14,6 +14,7 @@ from trainer.evaluate import Evaluation, Progress
 from trainer.evaluation_plots import draw_curves, draw_mistake, worst_mistakes
 from trainer.folder import without_nan
 from trainer.intervals import LEVEL, words_of
+from trainer.known_clips import describe_known
 from trainer.measures import to_probs
 from trainer.out_folder import OutFolder
 from trainer.page import to_image, to_page, to_table
@@ -48,6 +49,7 @@ def to_figures(evaluation: Evaluation) -> dict[str, Any]:
     num_fake = int(evaluation.targets_N.sum())
     figures = {
         "num_clips": {"real": len(evaluation.clips) - num_fake, "fake": num_fake},
+        "known_clips": evaluation.known,
         "rejects": [asdict(reject) for reject in evaluation.rejects],
         "level": LEVEL,
         "temperature": evaluation.detector.temperature,
@@ -94,6 +96,8 @@ def _show(evaluation: Evaluation, progress: Progress) -> Iterator[str]:
 
 
 def _describe_clips(evaluation: Evaluation) -> Iterator[str]:
+    if told := describe_known(evaluation.known, len(evaluation.clips)):
+        yield f"<p class='warning'>{told}.</p>"
     num_fake = int(evaluation.targets_N.sum())
     yield f"<p>{len(evaluation.clips) - num_fake} real clips, {num_fake} fakes.</p>"
     if evaluation.rejects:

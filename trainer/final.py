@@ -23,6 +23,7 @@ from trainer.frontend import build_frontend
 from trainer.fusion import build_detector
 from trainer.history import EpochResult
 from trainer.inference import predict_logits
+from trainer.known_clips import find_known
 from trainer.loop import Ending, FitResult, fit
 from trainer.measures import summarize
 from trainer.model import to_channels_last
@@ -107,9 +108,9 @@ def train_final(
     )  # fmt: skip
     members = [_train_member(plan, recipe, number) for number, recipe in enumerate(recipes)]
     metrics = _measure(plan, members)
-    write_model_folder(
-        out, [(x.recipe, x.weights) for x in members], metrics, write_card(recipes, metrics)
-    )
+    known = find_known(cache, plan.choose, plan.report, is_all=on == "all")
+    trained = [(member.recipe, member.weights) for member in members]
+    write_model_folder(out, trained, metrics, write_card(recipes, metrics), known)
     shutil.rmtree(work, ignore_errors=True)
     return metrics
 

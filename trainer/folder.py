@@ -17,6 +17,7 @@ from trainer.device import prepare_device
 from trainer.errors import ModelError, RecipeError
 from trainer.frontend import Frontend, build_frontend
 from trainer.fusion import AnyDetector, build_detector
+from trainer.known_clips import CLIPS_FILE, KnownClips
 from trainer.model import to_channels_last
 from trainer.out_folder import OutFolder
 from trainer.prior import prior_log_odds
@@ -29,7 +30,10 @@ METRICS_FILE = "metrics.json"
 CARD_FILE = "README.md"
 MODEL_FILES = (MODEL_FILE, CONFIG_FILE, METRICS_FILE)
 MODEL_FOLDER = OutFolder(
-    "model", frozenset({*MODEL_FILES, CARD_FILE}), frozenset({MODEL_FILE}), ModelError
+    "model",
+    frozenset({*MODEL_FILES, CARD_FILE, CLIPS_FILE}),
+    frozenset({MODEL_FILE}),
+    ModelError,
 )
 
 
@@ -63,6 +67,7 @@ def write_model_folder(
     members: Sequence[tuple[Recipe, dict[str, Tensor]]],
     metrics: dict[str, Any],
     card: str,
+    known: KnownClips | None = None,
 ) -> None:
     """Write the model folder beside its place and move it there; an older model is replaced.
 
@@ -81,6 +86,8 @@ def write_model_folder(
         text = json.dumps(without_nan(metrics), indent=2, ensure_ascii=False)
         (fresh / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
         (fresh / CARD_FILE).write_text(card, encoding="utf-8")
+        if known is not None:
+            (fresh / CLIPS_FILE).write_text(known.model_dump_json(indent=1) + "\n")
 
 
 def load_detector(model_dir: Path, device: torch.device = CPU) -> LoadedDetector:

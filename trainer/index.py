@@ -49,6 +49,8 @@ class Index(BaseModel, frozen=True, extra="forbid", strict=True):
     names: list[str]
     targets: list[Annotated[int, Field(ge=0, le=1)]]
     num_samples: list[Annotated[int, Field(gt=0)]]
+    source_digests: list[str] = []
+    """Of each clip's file, short; none in a cache of an earlier version."""
     checksums: dict[str, list[Checksum]]
     """Of each data file, of all its blocks."""
     rejects: list[tuple[str, str, str]]
@@ -59,7 +61,8 @@ class Index(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        columns = (self.splits, self.names, self.targets, self.num_samples)
+        digests = self.source_digests or self.names
+        columns = (self.splits, self.names, self.targets, self.num_samples, digests)
         if len({len(column) for column in columns}) > 1:
             raise ValueError("the columns must be equally long")
         blocks = {name: sum(map(count_blocks, x)) for name, x in self.sizes_bytes().items()}
@@ -113,6 +116,11 @@ def clip_bytes(
     if num_copies:
         sizes[COPY_FILE] = num_copies * num_samples * SAMPLE_BYTES
     return sizes
+
+
+def short_digest(source_digest: str) -> str:
+    """Return what is kept of a file's SHA-256, enough to know the file again: 64 bits in hex."""
+    return source_digest[:16]
 
 
 def seal(text: bytes) -> bytes:

@@ -14,7 +14,7 @@ from trainer.dataset import MAX_SECONDS, SPLITS, Clip, Dataset, Reject, read_dat
 from trainer.decode import DecodeSettings, decode_all
 from trainer.errors import DataError
 from trainer.findings import compare_sounds, count_lacks, find_shared, require_apart
-from trainer.index import CODECS, Index, check_sizes, read_index
+from trainer.index import CODECS, Index, check_sizes, read_index, short_digest
 from trainer.partial import Entry, PartialCache
 
 CONTENT_VERSION = 1
@@ -139,6 +139,7 @@ def _make_index(dataset: Dataset, settings: DecodeSettings, entries: Sequence[En
         names=[clip.name for clip, _ in kept],
         targets=[clip.target for clip, _ in kept],
         num_samples=[entry.num_samples for _, entry in kept],
+        source_digests=[short_digest(entry.source_digest) for _, entry in kept],
         checksums=checksums,
         rejects=[(clip.split, clip.name, entry.reason) for clip, entry in fates if entry.reason],
         warnings=[*compare_sounds(kept), *count_lacks(kept)],

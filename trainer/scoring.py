@@ -1,7 +1,7 @@
 """Logits of files: decoded in processes of their own while the detector scores those before."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from itertools import accumulate
 from pathlib import Path
@@ -32,11 +32,12 @@ def score_files(
     *,
     tta: int,
     num_processes: int | None = None,
+    on_decoded: Callable[[Path, DecodedClip], None] = lambda path, clip: None,
 ) -> Iterator[dict[Path, Logits | str]]:
     """Yield the logits, not yet calibrated, of some files after the other, or why there are none.
 
     `tta` passes over shifted windows, at other levels, are averaged. By default it decodes on all
-    cores, with 0 processes in this one.
+    cores, with 0 processes in this one. `on_decoded` is told each clip that could be read.
     """
     settings = decode_settings([member.config for member in detector.members])
     if num_processes is None:
@@ -50,6 +51,7 @@ def score_files(
             if isinstance(outcome, str):
                 failed[path] = outcome
             else:
+                on_decoded(path, outcome)
                 waiting[path] = outcome
                 size_bytes += len(outcome.samples) + len(outcome.image) + len(outcome.frames)
             if len(waiting) == CLIPS_AT_ONCE or size_bytes >= MAX_WAITING_BYTES:

@@ -112,7 +112,7 @@ def test_prepare_again_decodes_nothing(searched: Path) -> None:
 def test_model_folder_is_whole(model: Path) -> None:
     """`train` leaves weights, config, metrics and a card, and no checkpoints beside them."""
     files = {path.name for path in model.iterdir()}
-    assert files == {"model.safetensors", "config.toml", "metrics.json", "README.md"}
+    assert files == {"model.safetensors", "config.toml", "metrics.json", "clips.json", "README.md"}
     metrics = json.loads((model / "metrics.json").read_text())
     assert metrics["on"] == "all"
     assert metrics["calibration"]["after"]["nll"] <= metrics["calibration"]["before"]["nll"] + 1e-9
@@ -142,6 +142,7 @@ def test_evaluation_measures_the_model_on_a_labelled_set(model: Path) -> None:
     folder = model.parent
     out = succeed(folder, "evaluate", "model", "demo", "--split", "all")
     assert "real clips" in out
+    assert "knows 12 of 12 clips: 12 trained it, 2 chose it, 2 fitted its temperature" in out
     assert "page: evaluation/index.html" in out
     figures = json.loads((folder / "evaluation" / "metrics.json").read_text())
     assert sum(figures["num_clips"].values()) == 12

@@ -1,5 +1,7 @@
 """`prepare` from a folder of media to an open cache."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from trainer.cache import WaveformCache, find_cache, join, list_caches, list_dam
 from trainer.dataset import Reject
 from trainer.errors import CacheDamagedError, DataError
 from trainer.images import StoredImages
-from trainer.index import INDEX_FILE, WAVEFORM_FILE
+from trainer.index import INDEX_FILE, WAVEFORM_FILE, seal
 from trainer.notebook_image import notebook_image
 
 
@@ -52,6 +54,9 @@ def test_cache_holds_each_clips_sound_label_and_image(data: Path, root: Path) ->
             assert np.array_equal(clips.waveform(index) / 32768, at_16k_T)
             assert clips.images is not None
             assert np.array_equal(clips.images[np.array([index])][0], notebook_image(at_22k_T))
+    files = [data / f"{clip.split}set" / clip.name for clip in cache.clips]
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files]
+    assert [clip.source_digest for clip in cache.clips] == digests
     assert seen == [(done, 8) for done in range(1, 9)]
     assert not report.reused
     assert (report.rejects, report.warnings) == ((), ())
@@ -67,6 +72,16 @@ def test_second_prepare_reuses_the_cache_and_tells_the_same(data: Path, root: Pa
     assert second.reused
     assert second.rejects == first.rejects == (Reject("train", "000.wav", "empty file"),)
     assert (second.cache, second.splits) == (first.cache, first.splits)
+
+
+def test_cache_of_before_digests_opens_without_them(data: Path, root: Path) -> None:
+    """It is not decoded again for them."""
+    path = prepare(data, root, num_processes=1, notebook_images=False).cache
+    fields = json.loads((path / INDEX_FILE).read_bytes().partition(b"\n")[0])
+    del fields["source_digests"]
+    (path / INDEX_FILE).write_bytes(seal(json.dumps(fields).encode()))
+    assert {clip.source_digest for clip in WaveformCache.open(path).clips} == {""}
+    assert prepare(data, root, num_processes=1, notebook_images=False).reused
 
 
 def test_second_prepare_imports_nothing_heavy(data: Path, root: Path) -> None:

@@ -82,6 +82,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
             names=["a", "b", "a", "ä"],
             targets=[0, 1, 0, 1],
             num_samples=LENGTHS,
+            source_digests=["s"] * len(LENGTHS),
             checksums={
                 WAVEFORM_FILE: [x for clip in clips for x in checksum_blocks(clip.samples)],
                 IMAGE_FILE: [x for clip in clips for x in checksum_blocks(clip.image)],

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,17 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from search.evaluate import evaluate_model
-from tests.clips import tiny_config
-from tests.media import make_tone, write_media
+from tests.clips import SAMPLE_RATE, tiny_config
+from tests.media import make_tone, small_clips, write_dataset, write_labels, write_media
 from tests.unit.trainer.test_predict import PRIOR, make_model
-from trainer.errors import DataError
+from trainer.cache import WaveformCache, prepare
+from trainer.errors import DataError, ModelError
 from trainer.evaluate import Evaluation, evaluate
 from trainer.evaluation_page import write_evaluation
+from trainer.final import train_final
+from trainer.known_clips import CLIPS_FILE
 from trainer.metrics import cllr
+from trainer.recipe import Recipe
 
 CPU = torch.device("cpu")
 NUM_CLIPS = 24
@@ -177,6 +182,83 @@ def test_one_class_leaves_metrics_undefined_not_faked(
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert figures["metrics"]["auc"] is None
     assert "undefined: a class is missing" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The data of a training, four clips in each split, and the model folder."""
+    root = tmp_path_factory.mktemp("trained")
+    data = write_dataset(root / "data", small_clips())
+    prepared = prepare(
+        data, root / "cache", sample_rate=SAMPLE_RATE, notebook_images=False, num_processes=1
+    )
+    cache = WaveformCache.open(prepared.cache)
+    train_final([Recipe(tiny_config(epochs=1))], cache, root / "model", device=CPU, holdout="half")
+    return data, root / "model"
+
+
+@pytest.fixture
+def mixed(trained: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A set of one clip that trained the model, four of its validation, and three new ones."""
+    source, folder = trained[0], tmp_path / "mixed" / "valset"
+    write_dataset(tmp_path / "mixed", {"val": {}})
+    shutil.copy(source / "trainset" / "001.wav", folder / "renamed.wav")
+    for number in range(4):
+        shutil.copy(source / "valset" / f"{number:03}.wav", folder / f"other-{number}.wav")
+    for number in range(3):  # one under the name of a clip that trained
+        write_media(folder / f"{number:03}.wav", make_tone(3000.0 + number))
+    targets = {path.name: number % 2 for number, path in enumerate(sorted(folder.iterdir()))}
+    write_labels(tmp_path / "mixed", "val", targets)
+    return tmp_path / "mixed"
+
+
+def test_clips_that_the_model_knows_are_counted_whatever_their_names(
+    trained: tuple[Path, Path], mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five of eight, on the console, in the figures, and on top of the page."""
+    evaluate_model(trained[1], mixed, tmp_path / "out", "val", 1, "cpu")
+    told = (
+        "the model knows 5 of 8 clips: 1 trained it, 2 chose it, 2 fitted its temperature;"
+        " the figures flatter"
+    )
+    assert told in capsys.readouterr().out.splitlines()
+    assert read_known(tmp_path / "out") == {"known": 5, "trained": 1, "chose": 2, "calibrated": 2}
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert 0 < page.index(told) < page.index("real clips")
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_nothing_is_said_of_clips_where_none_is_known(
+    trained: tuple[Path, Path], mixed: Path, tmp_path: Path, is_older: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Of new clips, and by the folder of an older model, which can't tell."""
+    model = shutil.copytree(trained[1], tmp_path / "model")
+    if is_older:
+        (model / CLIPS_FILE).unlink()
+    else:
+        write_labels(mixed, "val", {"000.wav": 0, "001.wav": 1})
+    evaluate_model(model, mixed, tmp_path / "out", "val", 1, "cpu")
+    assert "knows" not in capsys.readouterr().out
+    assert "knows" not in (tmp_path / "out" / "index.html").read_text()
+    none = {"known": 0, "trained": 0, "chose": 0, "calibrated": 0}
+    assert read_known(tmp_path / "out") == (None if is_older else none)
+
+
+def read_known(out: Path) -> dict[str, int] | None:
+    """Return what an evaluation's figures say of clips that the model knows."""
+    known: dict[str, int] | None = json.loads((out / "metrics.json").read_text())["known_clips"]
+    return known
+
+
+def test_damaged_record_of_known_clips_is_named(
+    trained: tuple[Path, Path], mixed: Path, tmp_path: Path
+) -> None:
+    """An evaluation that may flatter is not passed off as an honest one."""
+    model = shutil.copytree(trained[1], tmp_path / "model")
+    (model / CLIPS_FILE).write_bytes((model / CLIPS_FILE).read_bytes()[:20])
+    with pytest.raises(ModelError, match=r"clips\.json is damaged; copy the folder again"):
+        evaluate(model, mixed, device=CPU, num_processes=1)
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "index.html", "metrics.json", "scores.csv"])

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from trainer.errors import DataError, ModelError, TrainerError
 from trainer.final import TrainingDivergedError, TrainingStoppedError, train_final
 from trainer.folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, MODEL_FOLDER, load_detector
 from trainer.history import best_of
+from trainer.known_clips import CLIPS_FILE
 from trainer.loop import EpochResult
 from trainer.metrics import cllr, log_loss
 from trainer.recipe import Recipe, read_recipe, read_recipes
@@ -37,7 +39,7 @@ def cache(tmp_path: Path) -> WaveformCache:
     """A cache of 13 training and 8 validation clips, without a file."""
     clips = make_clips(21)
     numbers = (clips.targets.tolist(), clips.offsets.tolist(), clips.num_samples.tolist())
-    rows = zip(clips.names, *numbers, strict=True)
+    rows = zip(clips.names, *numbers, map(digest_of, range(21)), strict=True)
     return WaveformCache(
         path=tmp_path,
         root=tmp_path,
@@ -50,6 +52,17 @@ def cache(tmp_path: Path) -> WaveformCache:
         samples_S=clips.samples_S,
         images=None,
     )
+
+
+def digest_of(number: int) -> str:
+    """Return what stands for the digest of a clip's file."""
+    return f"{number:016x}"
+
+
+def read_known(out: Path) -> dict[str, list[str]]:
+    """Return which clips a model folder says that its model knows."""
+    known: dict[str, list[str]] = json.loads((out / CLIPS_FILE).read_text())
+    return known
 
 
 def train(cache: WaveformCache, out: Path, **options: Any) -> dict[str, Any]:
@@ -72,6 +85,7 @@ def test_model_folder_holds_the_calibrated_detector(cache: WaveformCache, tmp_pa
     metrics = train(cache, out, origin={"study": "s", "trial": 7, "value": 0.9})
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md",
+        CLIPS_FILE,
         CONFIG_FILE,
         METRICS_FILE,
         MODEL_FILE,
@@ -148,6 +162,7 @@ def test_training_on_all_takes_epochs_and_temperature_from_the_first(
     assert metrics["prior"] == pytest.approx(10 / 21)
     for same in ("validation", "calibration"):
         assert metrics[same] == alone[same]
+    assert read_known(tmp_path / "all")["trained"] == [digest_of(number) for number in range(21)]
     card = (tmp_path / "all" / "README.md").read_text()
     assert "have seen all clips" in card
     both = join(cache.split("train"), cache.split("val"))
@@ -190,10 +205,12 @@ def test_stopped_final_training_goes_on_where_it_was(
 
 
 def test_older_model_is_replaced(cache: WaveformCache, tmp_path: Path) -> None:
-    """The same folder again, with another config."""
+    """The same folder again, with another config and a cache from before clips had digests."""
     train(cache, tmp_path / "model")
     config = tiny_config(epochs=1, lr=0.001)
-    train(cache, tmp_path / "model", config=config)
+    clips = tuple(clip._replace(source_digest="") for clip in cache.clips)
+    train(replace(cache, clips=clips), tmp_path / "model", config=config)
+    assert not (tmp_path / "model" / CLIPS_FILE).exists()
     assert load_detector(tmp_path / "model", CPU).members[0].config == config
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -416,6 +433,12 @@ def test_held_out_half_chooses_nothing_and_is_reported_on(
     assert metrics["validation"]["nll"] == pytest.approx(reported, rel=1e-5)
     assert metrics["calibration"]["measured"] == "on clips that it was not fitted on"
     assert "by which nothing was chosen" in (tmp_path / "model" / "README.md").read_text()
+    digests = {clip.name: clip.source_digest for clip in cache.clips}
+    assert read_known(tmp_path / "model") == {
+        "trained": [digest_of(number) for number in range(NUM_TRAIN)],
+        "chose": sorted(digests[name] for name in choose.names),
+        "calibrated": sorted(digests[name] for name in report.names),
+    }
 
 
 def temperature_of(metrics: dict[str, Any]) -> float:
@@ -457,6 +480,9 @@ def test_ensemble_on_all_keeps_the_report_of_members_that_never_saw_it(
     metrics = train(cache, tmp_path / "all", recipes=recipes, holdout="half", on="all")
     assert metrics["validation"] == alone["validation"]
     assert metrics["calibration"] == alone["calibration"]
+    known, known_alone = (read_known(tmp_path / name) for name in ("all", "alone"))
+    assert [len(known[x]) for x in ("trained", "chose", "calibrated")] == [21, 4, 4]
+    assert known | {"trained": known["trained"][:NUM_TRAIN]} == known_alone
     scores = [
         score_clips(load_detector(tmp_path / x, CPU), cache.split("val")) for x in ("alone", "all")
     ]

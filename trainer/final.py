@@ -25,7 +25,7 @@ from trainer.history import EpochResult
 from trainer.inference import predict_logits
 from trainer.known_clips import find_known
 from trainer.loop import Ending, FitResult, fit
-from trainer.measures import summarize
+from trainer.measures import require_defined, summarize
 from trainer.model import to_channels_last
 from trainer.objectives import CALIBRATED, Holdout
 from trainer.prior import prior_log_odds
@@ -93,7 +93,7 @@ def train_final(
 
     Raises:
         ModelError: `out` holds something else, or a backbone or its weights can't be had.
-        DataError: the cache does not fit a config.
+        DataError: the cache does not fit a config, or its validation clips the objective.
         TrainingStoppedError: `should_stop` said so.
         TrainingDivergedError: the loss became infinite or nan.
     """
@@ -106,6 +106,7 @@ def train_final(
         cache, cache.split("train"), *divide(cache.split("val"), holdout), work, on, device,
         objective, on_epoch, should_stop,
     )  # fmt: skip
+    require_defined(objective, plan.choose.targets)
     members = [_train_member(plan, recipe, number) for number, recipe in enumerate(recipes)]
     metrics = _measure(plan, members)
     known = find_known(cache, plan.choose, plan.report, is_all=on == "all")

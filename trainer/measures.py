@@ -1,9 +1,11 @@
 """Every metric of a split by its name, from the logits of a detector."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
+from trainer.errors import DataError
 from trainer.metrics import (
     Array,
     FloatArray,
@@ -41,6 +43,25 @@ def summarize(logits_NK: Array, targets_N: Array, prior_log_odds: float = 0.0) -
             for name, measure in MEASURES.items()
         }
     return {"loss": values["nll"], **values}
+
+
+def require_defined(objective: str, targets_N: Array) -> None:
+    """Refuse clips to choose by of which the objective is undefined, whatever a detector says.
+
+    Every epoch would be as good as any other. An unknown objective is left to `fit`.
+
+    Raises:
+        DataError: names the objectives that these clips have.
+    """
+    values = summarize(np.zeros((len(targets_N), 2)), targets_N)
+    if math.isnan(values.get(objective, 0.0)):
+        num_fake = int(np.sum(targets_N == 1))
+        defined = ", ".join(name for name, value in values.items() if not math.isnan(value))
+        raise DataError(
+            f"the objective {objective} needs real and fake validation clips to choose the epoch"
+            f" by, got {len(targets_N) - num_fake} real and {num_fake} fake; add clips of both to"
+            f" the validation split, or choose by one of {defined} (of a recipe: origin.objective)"
+        )
 
 
 def to_log_odds(logits_NK: Array) -> FloatArray:

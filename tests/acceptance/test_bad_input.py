@@ -400,6 +400,16 @@ def test_recipe_of_nonsense_is_told(tmp_path: Path, content: str, words: list[st
     assert [path.name for path in tmp_path.iterdir()] == ["best.toml"]
 
 
+def test_data_that_leave_the_objective_undefined_are_told(tmp_path: Path) -> None:
+    """A recipe that chooses by AUC and other data, whose validation clips are all fake."""
+    recipe = 'backbone = "test_resnet"\n[origin]\nobjective = "auc"\n'
+    (tmp_path / "best.toml").write_text(recipe)
+    write_dataset(tmp_path / "data", {"train": {"a.wav": 0, "b.wav": 1}, "val": {"c.wav": 1}})
+    result = run(tmp_path, "train", "best.toml", "--data", "data")
+    expect(result, DATA_FAILED, "objective auc needs real and fake", "got 0 real and 1 fake")
+    assert not (tmp_path / "model").exists()
+
+
 def test_model_folder_with_a_file_missing_is_told(tmp_path: Path) -> None:
     """The files that a model folder lacks are named, and no submission is written."""
     (tmp_path / "model").mkdir()

@@ -364,6 +364,26 @@ def test_nonsensical_objective_is_told_before_the_training(
         train(cache, tmp_path / "model", objective="beauty")
 
 
+@pytest.mark.parametrize("target", [0, 1])
+@pytest.mark.parametrize("objective", ["auc", "eer", "balanced_accuracy", "cllr", "min_dcf"])
+def test_objective_that_the_validation_clips_leave_undefined_is_told_before_the_training(
+    cache: WaveformCache, tmp_path: Path, objective: str, target: int
+) -> None:
+    """Of one class nothing would choose the epoch; the message says what would."""
+    clips = tuple(c._replace(target=target) if c.split == "val" else c for c in cache.clips)
+    one_class = replace(cache, clips=clips)
+    got = f"got {8 - 8 * target} real and {8 * target} fake"
+    words = rf"objective {objective} needs .*{got}; .* loss, accuracy, nll, brier, ece \("
+    with pytest.raises(DataError, match=words):
+        train(
+            one_class,
+            tmp_path / "model",
+            objective=objective,
+            on_epoch=lambda stage, member, history: pytest.fail("trained"),
+        )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", [MODEL_FILE, CONFIG_FILE, METRICS_FILE])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "of another model"])
 def test_damaged_model_folder_is_named(
@@ -399,7 +419,7 @@ def test_weights_of_another_backbone_are_told(cache: WaveformCache, tmp_path: Pa
 def test_undefined_metrics_are_null_in_json(cache: WaveformCache, tmp_path: Path) -> None:
     """A validation split of one class has no AUC, and metrics.json stays valid JSON."""
     clips = tuple(c._replace(target=1) if c.split == "val" else c for c in cache.clips)
-    one_class = WaveformCache(**{**vars(cache), "clips": clips})
+    one_class = replace(cache, clips=clips)
     metrics = train(one_class, tmp_path / "model", config=tiny_config(epochs=1))
     assert math.isnan(metrics["validation"]["auc"])
     stored = json.loads((tmp_path / "model" / METRICS_FILE).read_text(), parse_constant=pytest.fail)

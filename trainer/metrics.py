@@ -20,6 +20,9 @@ FloatArray = NDArray[np.float64]
 PRIOR_OF_FAKE = 0.05
 COST_OF_REFUSED, COST_OF_PASSED = 1.0, 10.0
 """Of min_dcf: what a bona fide clip that is refused costs, and a fake that passes."""
+COST_OF_ALL_REFUSED = COST_OF_REFUSED * (1 - PRIOR_OF_FAKE)
+COST_OF_ALL_PASSED = COST_OF_PASSED * PRIOR_OF_FAKE
+"""On average over clips: of a detector that refuses all bona fide ones, or passes all fakes."""
 
 
 class MetricUndefinedError(TrainerError):
@@ -99,9 +102,8 @@ def min_dcf(scores_N: Array, targets_N: Array) -> float:
     Source: ASVspoof 5 evaluation plan, track 1: C_miss 1, C_fa 10, prior of spoof 0.05.
     """
     false_alarms, hits = _operating_points(scores_N, targets_N)
-    refused, passed = COST_OF_REFUSED * (1 - PRIOR_OF_FAKE), COST_OF_PASSED * PRIOR_OF_FAKE
-    costs = refused * false_alarms + passed * (1 - hits)
-    return float(costs.min() / min(refused, passed))
+    costs = COST_OF_ALL_REFUSED * false_alarms + COST_OF_ALL_PASSED * (1 - hits)
+    return float(costs.min() / min(COST_OF_ALL_REFUSED, COST_OF_ALL_PASSED))
 
 
 def log_loss(log_odds_N: Array, targets_N: Array) -> float:

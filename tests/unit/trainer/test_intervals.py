@@ -1,12 +1,15 @@
 """Bootstrap intervals: what they cover, and where there is none."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap, norm
 
-from trainer.intervals import estimate, estimate_difference, words_of
+from trainer.intervals import RATES, estimate, estimate_difference, words_of
 from trainer.measures import MEASURES
 from trainer.metrics import Array, MetricUndefinedError, accuracy, roc_auc
+from trainer.objectives import Objective
 
 
 def draw_split(rng: np.random.Generator, num_clips: int, shift: float) -> tuple[Array, Array]:
@@ -42,16 +45,66 @@ def test_interval_is_narrower_for_more_clips() -> None:
     assert 2.5 < (few.high - few.low) / (many.high - many.low) < 6
 
 
-@pytest.mark.parametrize("num_right", [0, 10])
-def test_accuracy_without_an_error_is_not_sure(num_right: int) -> None:
-    """Of 5 + 5 clips that are all told, or none, the range is SciPy's exact one."""
-    targets_N = np.arange(10) % 2
-    log_odds_N = np.where(targets_N == 1, 2.0, -2.0) * (1 if num_right else -1)
-    ours = estimate(MEASURES["accuracy"], log_odds_N, targets_N)
-    theirs = binomtest(num_right, 10).proportion_ci(0.95, method="exact")
-    assert ours.value == num_right / 10
+def separated(num_real: int, num_fake: int, sign: int = 1) -> tuple[Array, Array]:
+    """Return clips that are all told, or with -1 none; their scores are as different as can be."""
+    targets_N = np.repeat([0, 1], [num_real, num_fake])
+    return sign * (np.arange(len(targets_N)) - num_real + 0.5), targets_N
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("name", "num_draws"),
+    [("accuracy", 12), ("balanced_accuracy", 10), ("auc", 5), ("eer", 5), ("tpr_at_fpr_1e-2", 5)],
+)
+def test_metric_without_a_mistake_is_not_sure(name: Objective, num_draws: int, sign: int) -> None:
+    """Of 7 + 5 clips that are all told, or none, the range is SciPy's exact one of some draws."""
+    ours = estimate(MEASURES[name], *separated(7, 5, sign))
+    share = ours.value if name != "eer" else 1 - ours.value
+    assert share == (sign == 1)
+    theirs = binomtest(num_draws * round(ours.value), num_draws).proportion_ci(0.95, "exact")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
-    assert ours.high - ours.low > 0.3
+    assert ours.high - ours.low > 0.2
+
+
+def test_detection_cost_without_a_mistake_is_not_sure() -> None:
+    """At most what an equal error rate at its limit costs, which few clips can't tell from 1."""
+    assert astuple(estimate(MEASURES["min_dcf"], *separated(5, 5))) == (0, 0, 1)
+    eer = estimate(MEASURES["eer"], *separated(40, 60)).high
+    cost = estimate(MEASURES["min_dcf"], *separated(40, 60)).high
+    assert cost == pytest.approx((0.95 * eer + 0.5 * eer) / 0.5)
+    assert cost < 0.3
+
+
+@pytest.mark.parametrize("name", [name for name in RATES if "accuracy" not in name])
+def test_detector_beyond_the_range_seldom_makes_no_mistake(name: Objective) -> None:
+    """Of 20,000 splits at most 5 % are told as well by one whose errors are just beyond it.
+
+    Errors are fakes below all bona fide clips, bona fide clips above all fakes, or both alike;
+    for a TPR the fakes alone, as it is that of the threshold which the bona fide clips set.
+    """
+    measure, rng = MEASURES[name], np.random.default_rng(6)
+    found = estimate(measure, *separated(40, 40))
+    for errs in [(1, 0)] if name.startswith("tpr") else [(1, 0), (0, 1), (1, 1)]:
+        values = (measure(*outliers(*np.multiply(errs, num))) for num in range(1001))
+        beyond = next(num for num, x in enumerate(values) if not found.low <= x <= found.high)
+        errors = rng.binomial(40, np.multiply(errs, beyond / 1001), (20_000, 2))
+        assert np.mean((errors == 0).all(axis=1)) <= 0.05
+
+
+def outliers(num_missed: int, num_alarms: int) -> tuple[Array, Array]:
+    """Return two classes of 1001 clips, so many of which lie beyond all of the other class."""
+    ranks = np.arange(1001)
+    real_N = np.where(ranks < num_alarms, 2.0, 0.0)
+    fake_N = np.where(ranks < num_missed, -1.0, 1.0)
+    return np.concatenate([real_N, fake_N]), np.repeat([0, 1], 1001)
+
+
+def test_useless_detection_cost_is_not_sure() -> None:
+    """A minimum of 1, which most fakes below most bona fide clips have, is held by Hoeffding."""
+    log_odds_N, targets_N = draw_split(np.random.default_rng(8), 200, -1.0)
+    found = estimate(MEASURES["min_dcf"], log_odds_N, targets_N)
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(1 - np.sqrt((1.9**2 + 1) / 100 * np.log(20) / 2))
 
 
 def test_undefined_metric_names_both_reasons() -> None:

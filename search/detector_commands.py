@@ -97,7 +97,7 @@ def audit(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder for the page and the figures.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the classifiers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the classifiers.")] = 0,
     fail_above: Annotated[
         float | None, typer.Option(min=0.5, max=1, help="Exit with 1 if an AUC is above this.")
     ] = None,

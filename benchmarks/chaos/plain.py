@@ -39,9 +39,7 @@ def create(url: str, config: StudyConfig, data_fingerprint: str) -> None:
 
 def work(url: str, home: Home, name: str, seed: int) -> None:
     """Train trials until the study has its budget."""
-    study = optuna.load_study(
-        study_name=name, storage=_storage(url), sampler=optuna.samplers.RandomSampler(seed)
-    )
+    study = optuna.load_study(study_name=name, storage=_storage(url), sampler=make_sampler(seed))
     config = StudyConfig.model_validate(study.user_attrs["config"])
     study.pruner = make_pruner(config)
     root = find_cache(home.cache, study.user_attrs["data_fingerprint"])
@@ -51,6 +49,11 @@ def work(url: str, home: Home, name: str, seed: int) -> None:
     objective = Objective(config, WaveformCache.open(root), home)
     enough = MaxTrialsCallback(config.trials, states=_ENDED_WELL)
     study.optimize(objective, callbacks=[enough])
+
+
+def make_sampler(seed: int) -> optuna.samplers.BaseSampler:
+    """Return a worker's sampler; NumPy takes seeds below 2**32 only, and a storm has any."""
+    return optuna.samplers.RandomSampler(seed % 2**32)
 
 
 class Objective:

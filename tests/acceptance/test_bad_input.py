@@ -51,6 +51,7 @@ def write_study(folder: Path, *changes: tuple[str, str], name: str = "study.toml
         (["up", "study.toml", "--workers", "0"], "--workers"),
         (["up", "study.toml", "--port", "70000"], "--port"),
         (["sample-data", "demo", "--clips", "3"], "--clips"),
+        (["audit", "data", "--seed", "5000000000"], "--seed"),
         (["predict", "model", "data", "--tta", "0"], "--tta"),
         (["train", "best.toml", "--on", "val"], "--on"),
         (["status", "tiny"], "melsearch up study.toml --data DATA"),

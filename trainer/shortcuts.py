@@ -30,6 +30,8 @@ WORDS = ("container", "encoder", "audio_codec", "video_codec")
 SAMPLE_RATE = 44_100
 """Hz, of the sound that is measured."""
 FRAME, HOP = 2048, 512
+CHUNK = 1024
+"""Frames that are measured at once, in about 40 MiB."""
 QUIET_DB = 40.0
 """Below the loudest frame."""
 CUTOFF_DB = 60.0
@@ -51,22 +53,34 @@ def measure_shortcuts(path: Path, sample_rate: int = SAMPLE_RATE) -> Shortcuts |
 
 
 def measure_sound(samples_T: NDArray[np.float32], sample_rate: int) -> Shortcuts:
-    """Return duration, level, silence and bandwidth of a sound in [-1, 1]."""
-    frames_TF = np.lib.stride_tricks.sliding_window_view(
-        np.pad(samples_T, FRAME // 2, mode="constant"), FRAME
-    )[::HOP]
-    rms_F = np.sqrt(np.square(frames_TF, dtype=np.float64).mean(axis=1))
-    spectrum_FN = np.abs(np.fft.rfft(frames_TF * np.hanning(FRAME), axis=1)) ** 2
-    rms, peak = float(np.sqrt(np.mean(np.square(samples_T)))), float(np.abs(samples_T).max())
+    """Return duration, level, silence and bandwidth of a sound in [-1, 1].
+
+    What it needs beside the sound is nearly the same for any length.
+    """
+    total = energy = peak = 0.0
+    num_clipped = 0
+    power_N = np.zeros(FRAME // 2 + 1)
+    rms = []
+    for begin in range(0, len(samples_T) + 1, CHUNK * HOP):
+        part_T = samples_T[begin : begin + CHUNK * HOP].astype(np.float64)
+        total += float(part_T.sum())
+        energy += float(np.square(part_T).sum())
+        peak = max(peak, float(np.abs(part_T).max(initial=0)))
+        num_clipped += int((np.abs(part_T) >= CLIPPED).sum())
+        frames_FT = _cut_frames(samples_T, begin)
+        rms.append(np.sqrt(np.square(frames_FT).mean(axis=1)))
+        power_N += (np.abs(np.fft.rfft(frames_FT * np.hanning(FRAME), axis=1)) ** 2).sum(axis=0)
+    rms_F = np.concatenate(rms)
+    loudness = _decibels(math.sqrt(energy / len(samples_T)))
     return {
         "seconds": len(samples_T) / sample_rate,
-        "rms_db": _decibels(rms),
+        "rms_db": loudness,
         "peak_db": _decibels(peak),
-        "crest_db": _decibels(peak) - _decibels(rms),
-        "offset": float(abs(samples_T.mean())),
-        "clipped_share": float(np.mean(np.abs(samples_T) >= CLIPPED)),
+        "crest_db": _decibels(peak) - loudness,
+        "offset": abs(total / len(samples_T)),
+        "clipped_share": num_clipped / len(samples_T),
         **_measure_silence(rms_F, sample_rate),
-        **_measure_band(spectrum_FN.mean(axis=0), sample_rate),
+        **_measure_band(power_N / len(rms_F), sample_rate),
     }
 
 
@@ -96,6 +110,17 @@ def measure_construction(path: Path, seconds: float) -> Shortcuts:
             "frames_per_second": _number(video and video.average_rate),
             "video_bit_rate": _number(video and video.bit_rate),
         }
+
+
+def _cut_frames(samples_T: NDArray[np.float32], begin: int) -> NDArray[np.float64]:
+    """Return the frames (F, T) around a chunk's samples, with silence around the sound."""
+    size = min(CHUNK * HOP, len(samples_T) + 1 - begin)
+    before, after = begin - FRAME // 2, begin + size - 1 + FRAME // 2
+    around_T = np.pad(
+        samples_T[max(before, 0) : after].astype(np.float64),
+        (max(-before, 0), max(after - len(samples_T), 0)),
+    )
+    return np.lib.stride_tricks.sliding_window_view(around_T, FRAME)[::HOP]
 
 
 def _measure_silence(rms_F: NDArray[np.float64], sample_rate: int) -> Shortcuts:

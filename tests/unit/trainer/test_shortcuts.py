@@ -1,5 +1,6 @@
 """Shortcuts of a clip: numbers that a ruler would read off."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ from scipy.signal import butter, sosfilt
 
 from tests.media import make_tone, write_media
 from trainer.shortcuts import (
+    CHUNK,
+    FRAME,
     GROUPS,
+    HOP,
     SAMPLE_RATE,
     measure_shortcuts,
     measure_sound,
@@ -56,6 +60,51 @@ def test_clipping_and_offset_are_seen() -> None:
     assert measure_sound(noise() + np.float32(0.2), SAMPLE_RATE)["offset"] == pytest.approx(
         0.2, abs=0.01
     )
+
+
+@pytest.mark.parametrize(
+    "num_samples", [700, CHUNK * HOP - 513, CHUNK * HOP, CHUNK * HOP + 1, 2 * CHUNK * HOP + 777]
+)
+def test_chunks_are_measured_as_the_whole(num_samples: int) -> None:
+    """Levels, silence and band are those of the plain formulas, wherever the last chunk ends."""
+    sound = noise(num_samples / SAMPLE_RATE, level=0.3) + np.float32(0.02)
+    sound[: num_samples // 3] *= 1e-4
+    found = measure_sound(sound, SAMPLE_RATE)
+    padded = np.pad(sound.astype(np.float64), FRAME // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
+    is_quiet = (rms := np.sqrt((frames**2).mean(axis=1))) < rms.max() / 100
+    power = (np.abs(np.fft.rfft(frames * np.hanning(FRAME))) ** 2).mean(axis=0)
+    below = np.searchsorted(np.cumsum(power) / power.sum(), [0.85, 0.95, 0.99])
+    expected = {
+        "rms_db": 10 * np.log10(np.mean(sound.astype(np.float64) ** 2)),
+        "peak_db": 20 * np.log10(np.abs(sound).max()),
+        "offset": abs(sound.astype(np.float64).mean()),
+        "clipped_share": np.mean(np.abs(sound) >= 0.999),
+        "leading_quiet_seconds": np.argmin(is_quiet) * HOP / SAMPLE_RATE,
+        "quiet_share": is_quiet.mean(),
+        "rolloff_85_hz": below[0] * SAMPLE_RATE / FRAME,
+        "rolloff_95_hz": below[1] * SAMPLE_RATE / FRAME,
+        "rolloff_99_hz": below[2] * SAMPLE_RATE / FRAME,
+        "cutoff_hz": np.flatnonzero(power > power.max() / 1e6)[-1] * SAMPLE_RATE / FRAME,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+
+
+def test_memory_does_not_grow_with_the_length() -> None:
+    """Beside the sound itself ten times the length needs the same, in well under 100 MiB."""
+    short, long = (peak_bytes(noise(seconds)) for seconds in (15.0, 150.0))
+    assert long < 1.1 * short
+    assert long < 100 * 2**20
+
+
+def peak_bytes(sound: np.ndarray) -> int:
+    """Return the most memory that is held while a sound is measured."""
+    tracemalloc.start()
+    try:
+        measure_sound(sound, SAMPLE_RATE)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_file_says_how_it_was_made(tmp_path: Path) -> None:

@@ -183,12 +183,17 @@ def onnx(
         "model.onnx"
     ),
 ) -> None:
-    """Write a model as one ONNX graph, after a check that its outputs agree with the model's."""
+    """Write a model as one ONNX graph, after a check that it answers as the model does in fp32."""
     from trainer.folder import load_detector
     from trainer.onnx_export import export_onnx
 
-    difference = export_onnx(load_detector(model), out)
-    typer.echo(f"{out}: logits agree with the model's to {difference:.1e}")
+    detector = load_detector(model)
+    difference = export_onnx(detector, out)
+    typer.echo(f"{out}: logits agree with the model's in fp32 to {difference:.1e}")
+    precisions = {member.config.precision for member in detector.members}
+    if precisions != {"fp32"}:
+        where = "" if "bf16" in precisions else " on a GPU that has it"
+        typer.echo(f"`predict` computes in bf16{where}, so its answers differ by more than that")
 
 
 def predict(

@@ -78,6 +78,9 @@ class _Graph(nn.Module):
 def export_onnx(detector: LoadedDetector, out: Path) -> float:
     """Write the detector's graph; return by how much its logits differ at most from the model's.
 
+    Both compute in fp32, whatever the recipe's precision: bf16 is no property of the graph, and
+    rounds by more than a wrong operation might change.
+
     The graph reads a batch of windows: `waveform` (B, T) float32 in [-1, 1), or `image` (B, 256,
     256) uint8 for the notebook's frontend; for a detector that sees also `frames` (B, P, D, S, S,
     C) uint8, `loudness` (B, P, L) float32 and `is_there` (B, 2) bool, as trainer.pictures makes

@@ -47,5 +47,5 @@ def test_ensemble_of_the_best_trials_answers_the_readmes_five_lines() -> None:
         succeed(folder, "predict", "model", "one")
         row = (folder / "submission.csv").read_text().splitlines()[1]
         assert float(row.split(",")[1]) == pytest.approx(answer, abs=1e-6)
-        assert "logits agree with the model's to" in succeed(folder, "onnx", "model")
+        assert "logits agree with the model's in fp32 to" in succeed(folder, "onnx", "model")
         assert (folder / "model.onnx").stat().st_size > 0

@@ -57,7 +57,9 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, default=Path("benchmarks/scores"))
     parser.add_argument("--out", type=Path, default=Path("build/detector.md"))
     parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument(
+        "--seeds", type=int, nargs="*", default=[0, 1, 2], choices=range(MAX_SEEDS), metavar="SEED"
+    )
     parser.add_argument("--rows", type=int, nargs="*", help="train only these, counted from 1")
     parser.add_argument("--jobs", type=int, default=1, help="so many trainings at once")
     arguments = parser.parse_args()

@@ -19,7 +19,7 @@ NUM_CLIPS = 160
 STOP_AT = 2 * CLIPS_PER_COMMIT + 8
 DEADLINE_SECONDS = 60.0
 SCRIPT = """
-import multiprocessing, os, resource, signal, sys
+import multiprocessing, os, resource, signal, sys, time
 from pathlib import Path
 from trainer.prepare import prepare
 
@@ -28,7 +28,8 @@ def stop(done, total):
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
         if action == "interrupt":
             os.killpg(0, signal.SIGINT)
-            while True:  # the system may hand it to another thread first
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:  # the system may hand it to another thread first
                 os.sched_yield()
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -36,6 +37,7 @@ if __name__ == "__mp_main__" and sys.argv[3] == "stillborn":
     os._exit(1)
 if __name__ == "__main__":
     data, root, action = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     if action == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
         action = ""

@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from threading import Thread
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from trainer.errors import DataError
 from trainer.index import COPY_FILE, FRAME_FILE, IMAGE_FILE, WAVEFORM_FILE, clip_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from trainer.audio import FloatArray
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,17 +95,14 @@ def decode_clip(path: Path, settings: DecodeSettings) -> Outcome:
 
     Where frames are wanted, a file whose sound is missing is kept for its picture: it is silent.
     """
-    from trainer.audio import UndecodableError, decode_mono
-    from trainer.codecs import encode_and_decode
+    from trainer.audio import UndecodableError
     from trainer.notebook_image import SAMPLE_RATE, notebook_image
-    from trainer.video import decode_frames, decode_mono_or_silence
 
     rates = [settings.sample_rate] + [SAMPLE_RATE] * settings.notebook_images
     try:
         with path.open("rb") as file:
             source_digest = hashlib.file_digest(file, "sha256").hexdigest()
-        decode = decode_mono_or_silence if settings.frame_size else decode_mono
-        samples_T, *others = decode(path, rates)
+        samples_T, *others = _decode_sound(path, rates, or_silence=settings.frame_size > 0)
     except UndecodableError as error:
         return str(error)
     except OSError:
@@ -107,16 +110,41 @@ def decode_clip(path: Path, settings: DecodeSettings) -> Outcome:
     rounded_T = (samples_T * 32768).round().clip(-32768, 32767).astype("<i2")
     samples = rounded_T.tobytes()
     image = notebook_image(others[0]).tobytes() if others else b""
-    frames = b""
-    if settings.frame_size:
-        seconds = len(samples_T) / settings.sample_rate
-        frames = decode_frames(path, settings.frame_size, seconds).tobytes()
     sound_digest = hashlib.sha256(samples).hexdigest()
-    copies = b"".join(
-        encode_and_decode(rounded_T, settings.sample_rate, codec, sound_digest).tobytes()
+    frames = _decode_frames(path, settings, len(samples_T)) if settings.frame_size else b""
+    copies = _make_copies(rounded_T, settings, sound_digest) if settings.codecs else b""
+    return DecodedClip(samples, image, source_digest, sound_digest, frames, copies)
+
+
+# What only some data need is imported where it is needed: each decoder process would wait for it.
+
+
+def _decode_sound(path: Path, rates: Sequence[int], *, or_silence: bool) -> "list[FloatArray]":
+    if or_silence:
+        from trainer.video import decode_mono_or_silence
+
+        return decode_mono_or_silence(path, rates)
+    from trainer.audio import decode_mono
+
+    return decode_mono(path, rates)
+
+
+def _decode_frames(path: Path, settings: DecodeSettings, num_samples: int) -> bytes:
+    from trainer.video import decode_frames
+
+    seconds = num_samples / settings.sample_rate
+    return decode_frames(path, settings.frame_size, seconds).tobytes()
+
+
+def _make_copies(
+    samples_T: "NDArray[np.int16]", settings: DecodeSettings, sound_digest: str
+) -> bytes:
+    from trainer.codecs import encode_and_decode
+
+    return b"".join(
+        encode_and_decode(samples_T, settings.sample_rate, codec, sound_digest).tobytes()
         for codec in settings.codecs
     )
-    return DecodedClip(samples, image, source_digest, sound_digest, frames, copies)
 
 
 def decode_all(

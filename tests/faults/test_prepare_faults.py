@@ -72,6 +72,16 @@ def start(data: Path, root: Path, action: str = "") -> subprocess.Popen[str]:
     )
 
 
+def end_of(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Return what it wrote to both outputs; what doesn't end is killed with all its processes."""
+    try:
+        return process.communicate(timeout=DEADLINE_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+
+
 def go_on(data: Path, root: Path) -> list[int]:
     """Prepare to the end, check the result, and return how many clips were done at each call."""
     seen: list[int] = []
@@ -115,7 +125,7 @@ def is_alive(pid: int) -> bool:
 def test_killed_prepare_leaves_no_process_and_goes_on_where_it_was(data: Path, root: Path) -> None:
     """After SIGKILL the committed clips aren't decoded again, and the cache is the same."""
     process = start(data, root, "kill")
-    told, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    told, _ = end_of(process)
     assert process.returncode == -signal.SIGKILL
     children = [int(pid) for pid in told.split()]
     assert len(children) == 2
@@ -126,7 +136,7 @@ def test_killed_prepare_leaves_no_process_and_goes_on_where_it_was(data: Path, r
 def test_interrupted_prepare_ends_quietly_and_loses_nothing(data: Path, root: Path) -> None:
     """Ctrl-C reaches the whole group, yet only the caller hears of it, and no clip is lost."""
     process = start(data, root, "interrupt")
-    told, complaint = process.communicate(timeout=DEADLINE_SECONDS)
+    told, complaint = end_of(process)
     assert complaint.count("Traceback") == 1
     assert complaint.rstrip().endswith("KeyboardInterrupt")
     wait_for_end([int(pid) for pid in told.split()])
@@ -136,7 +146,7 @@ def test_interrupted_prepare_ends_quietly_and_loses_nothing(data: Path, root: Pa
 def test_two_prepares_at_once_make_one_cache(data: Path, root: Path) -> None:
     """The second waits for the first and finds its work done."""
     processes = [start(data, root) for _ in range(2)]
-    told = sorted(process.communicate(timeout=DEADLINE_SECONDS)[0].split() for process in processes)
+    told = sorted(end_of(process)[0].split() for process in processes)
     assert [reused for reused, _ in told] == ["False", "True"]
     assert told[0][1] == told[1][1]
     assert go_on(data, root) == []
@@ -145,7 +155,7 @@ def test_two_prepares_at_once_make_one_cache(data: Path, root: Path) -> None:
 def test_file_size_limit_is_told_as_no_space_and_keeps_the_work(data: Path, root: Path) -> None:
     """A write that the system cuts off is a clear refusal, and the next prepare goes on."""
     process = start(data, root, "limit")
-    _, complaint = process.communicate(timeout=DEADLINE_SECONDS)
+    _, complaint = end_of(process)
     assert process.returncode == 1
     assert "DataError: no space left for the cache" in complaint
     assert go_on(data, root)[0] > CLIPS_PER_COMMIT
@@ -154,7 +164,7 @@ def test_file_size_limit_is_told_as_no_space_and_keeps_the_work(data: Path, root
 def test_decoders_that_cannot_start_are_told(data: Path, root: Path) -> None:
     """A machine on which no decoder lives isn't mistaken for data of which every clip kills one."""
     process = start(data, root, "stillborn")
-    _, complaint = process.communicate(timeout=DEADLINE_SECONDS)
+    _, complaint = end_of(process)
     assert process.returncode == 1
     assert "DataError: decoder processes end at their start" in complaint
     assert go_on(data, root)[0] == 1

@@ -20,10 +20,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Most of the tests wait for processes and leases, so three at a time keep two cores busy.
+# Most of the tests wait for processes and leases, so three at a time keep two cores busy,
+# each with one thread: more would spin while they wait for a core.
 TEST_PROCESSES ?= 3
 test: $(STAMP)
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist worksteal
 
 # Looks at the dashboard's page; needs Debian's packages chromium and chromium-driver.
 test-page: $(STAMP)

@@ -54,3 +54,11 @@ def database(database_url: str) -> Iterator[Database]:
     database = Database(parse_url(database_url, {}))
     yield database
     database.close()
+
+
+@pytest.fixture
+def kept(database_url: str) -> Iterator[Database]:
+    """A fresh database whose connections stay open, for who asks it thousands of times."""
+    database = Database(parse_url(database_url, {}), keep=2)
+    yield database
+    database.close()

@@ -74,10 +74,10 @@ def run_killed(act: Callable[[], None], line: int) -> bool:
     return status != 0
 
 
-def test_death_at_any_line_loses_and_doubles_nothing(database: Database, database_url: str) -> None:
+def test_death_at_any_line_loses_and_doubles_nothing(kept: Database, database_url: str) -> None:
     """Whatever line was the last one, the next worker ends exactly the budget, each trial once."""
     for line in itertools.count(1):
-        study = create_study(database, parse_study(document(f"s{line}"), "study.toml"), "data")
+        study = create_study(kept, parse_study(document(f"s{line}"), "study.toml"), "data")
 
         def act(name: str = study.name) -> None:
             work(open_study(Database(parse_url(database_url, {})), name), "killed")
@@ -89,7 +89,7 @@ def test_death_at_any_line_loses_and_doubles_nothing(database: Database, databas
         assert all(trial.state == TrialState.COMPLETE for trial in trials), line
         assert all(trial.value == 0.5 for trial in trials), line
         assert all(trial.intermediate_values == {1: 0.25, 2: 0.5} for trial in trials), line
-        assert Leases(database, 60).held(trial_prefix(study.name)) == [], line
+        assert Leases(kept, 60).held(trial_prefix(study.name)) == [], line
         if not was_killed:
             break
     assert line > 80, "all of claim, report and finish was walked through"

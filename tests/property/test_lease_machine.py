@@ -311,12 +311,12 @@ class LeaseMachine(RuleBasedStateMachine):
             assert connection.execute(statement, values).rowcount == 1
 
 
-def test_no_order_of_events_loses_or_doubles_a_trial(database: Database) -> None:
+def test_no_order_of_events_loses_or_doubles_a_trial(kept: Database) -> None:
     """Whatever workers do, each trial has one holder, ends once, and the budget is exact."""
     up = sa.text("select clock_timestamp() - pg_postmaster_start_time() > interval '1.5 s'")
-    with database.engine.begin() as connection:
+    with kept.engine.begin() as connection:
         wait_until(lambda: connection.execute(up).scalar())
-    machine = type("Machine", (LeaseMachine,), {"database": database})
+    machine = type("Machine", (LeaseMachine,), {"database": kept})
     run_state_machine_as_test(
         machine,
         settings=settings(

@@ -188,12 +188,12 @@ class SlotMachine(RuleBasedStateMachine):
             assert connection.execute(statement, values).rowcount == 1
 
 
-def test_no_order_of_events_gives_one_slot_to_two(database: Database, tmp_path: Path) -> None:
+def test_no_order_of_events_gives_one_slot_to_two(kept: Database, tmp_path: Path) -> None:
     """Whatever workers and GPUs do, a slot has one holder, and a free one is taken at once."""
     up = sa.text("select clock_timestamp() - pg_postmaster_start_time() > interval '1.5 s'")
-    with database.engine.begin() as connection:
+    with kept.engine.begin() as connection:
         wait_until(lambda: connection.execute(up).scalar())
-    machine = type("Machine", (SlotMachine,), {"database": database, "file": tmp_path / "gpus"})
+    machine = type("Machine", (SlotMachine,), {"database": kept, "file": tmp_path / "gpus"})
     run_state_machine_as_test(
         machine,
         settings=settings(
